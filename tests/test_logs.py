@@ -1,6 +1,7 @@
 """Log lines of real servers: their form, where they go, and whose run they are of."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,14 @@ tools = ["agents:warn"]
 
 [agents.failing]
 factory = "agents:failing"
+
+[agents.configuring]
+factory = "agents:configuring"
 """
 AGENTS = r"""
 import asyncio
 import logging
+import logging.config
 
 from strands import tool
 
@@ -36,6 +41,10 @@ async def talkative(input):
     log.warning("a word from %s", input)
     logging.getLogger("strands.event_loop").warning("a word of strands for %s", input)
     await asyncio.to_thread(log.warning, "a thread of %s", input)
+    yield input
+
+async def configuring(input):
+    logging.config.dictConfig({"version": 1})
     yield input
 
 @tool
@@ -197,6 +206,15 @@ def test_lines_go_to_standard_error_while_the_log_file_cannot_be_written(
     server.ended(run_id)
     until(lambda: (logs / "server.log").exists(), "there is a new file")
     until(lambda: run_id in (logs / "server.log").read_text(), "the file gets lines again")
+
+
+def test_an_agent_that_configures_logging_does_not_end_the_servers_lines(start: Start) -> None:
+    server = start()
+    for agent in ("tool", "configuring", "tool"):
+        run_id = server.begin(agent, "hi")
+        server.ended(run_id)
+    lines = (f"run_started level=info .*{run_id}", f"run_ended level=info .*{run_id}")
+    until(lambda: all(re.search(line, server.log) for line in lines), "its lines")
 
 
 def test_a_full_disk_is_one_line(start: Start) -> None:

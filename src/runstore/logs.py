@@ -96,7 +96,7 @@ def configure_logs(
     """
     structlog.configure(
         processors=[*_OURS, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=_logger,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
@@ -117,6 +117,29 @@ def configure_logs(
     # An abandoned agent is collected outside its spans' context; they need no detach then, nor an error
     # line.
     logging.getLogger("opentelemetry.context").setLevel(logging.CRITICAL)
+
+
+class _Enabled:
+    """Part of a logger's class, with which nothing disables it.
+
+    `logging.config.dictConfig` and `fileConfig`, which an agent's module or a library may call, disable all
+    loggers that exist and that they do not name.
+    """
+
+    @property
+    def disabled(self) -> bool:
+        return False
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None:
+        pass
+
+
+def _logger(*arguments: Any) -> logging.Logger:
+    logger: logging.Logger = structlog.stdlib.LoggerFactory()(*arguments)
+    if not isinstance(logger, _Enabled):
+        logger.__class__ = type("Enabled", (_Enabled, type(logger)), {})
+    return logger
 
 
 def flush_logs() -> None:
