@@ -217,6 +217,25 @@ def test_a_search_leaves_out_other_users_and_deleted_runs(connection: Connection
     assert asked == [hit for hit in everything if hit.kind == "input"]
 
 
+def test_a_search_is_bounded_by_the_times_at_which_something_was_said(connection: Connection) -> None:
+    everything = search(connection, SearchQuery(text="moon", limit=1_000)).hits
+    times = sorted({hit.at for hit in everything})
+    for since, until in ((times[1], None), (None, times[-2]), (times[1], times[-2]), (times[-1] + 1, None)):
+        expected = [
+            hit for hit in everything if (since or 0) <= hit.at and (until is None or hit.at <= until)
+        ]
+        hits, before = [], None
+        while True:
+            page = search(
+                connection, SearchQuery(text="moon", since=since, until=until, before=before, limit=5)
+            )
+            hits, before = hits + page.hits, page.next
+            if before is None:
+                break
+        assert hits == expected, (since, until)
+        assert len(expected) < len(everything)
+
+
 @pytest.mark.parametrize("filters", [{}, {"user_id": "ann"}, {"kind": "input"}, {"text": "moon sun"}])
 def test_a_search_examines_more_matches_until_its_page_is_full(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, filters: dict[str, Any]

@@ -207,6 +207,10 @@ def search(
     kind: Annotated[
         Literal["input", "answer", "tool"] | None, typer.Option(help="Only text of this kind.")
     ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Said at this time or later: 2026-11-20T10:00:00Z.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Said at this time or earlier.")] = None,
     limit: Limit = None,
     form: Form,
     api: Api,
@@ -215,7 +219,9 @@ def search(
 
     Example: runstore audit search '"credit card" refund' --kind answer
     """
-    filters: dict[str, Any] = {"user_id": user, "agent": agent, "run_id": run_id, "kind": kind}
+    filters: dict[str, Any] = {
+        "user_id": user, "agent": agent, "run_id": run_id, "kind": kind, "since": since, "until": until,
+    }  # fmt: skip
     with api.connected() as client:
         form.write_matching(
             HIT_FIELDS, lambda most: client.report("search", limit=most, text=text, **filters), limit

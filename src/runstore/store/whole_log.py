@@ -66,7 +66,7 @@ def read_matching(
 
     Its `upto` is always beyond `after`, if the mark is.
     """
-    begin, end = max(after, _begin(connection, query)), min(mark, _end(connection, query))
+    begin, end = max(after, begin_of(connection, query.since)), min(mark, end_of(connection, query.until))
     if begin >= end:
         return MatchingEvents([], mark)
     step = _Step(connection, query, limit)
@@ -101,23 +101,23 @@ def find_runs_of(connection: Connection, query: AuditQuery) -> list[str] | None:
 _SELECTIVE = ("run_id", "session_id", "user_id", "workspace_id", "agent_name")  # most selective first
 
 
-def _begin(connection: Connection, query: AuditQuery) -> int:
+def begin_of(connection: Connection, since: int | None) -> int:
     """A position before every event that happened at `since` or later: the first one of an older run.
 
     A run's first event is stored at once or not at all. So it is there before what happens later, however
     late that is stored.
     """
-    if query.since is None:
+    if since is None:
         return 0
-    older = _RUN_IDS.where(runs.c.run_id < _first_id(query.since - CLOCKS_MS)).order_by(runs.c.run_id.desc())
+    older = _RUN_IDS.where(runs.c.run_id < _first_id(since - CLOCKS_MS)).order_by(runs.c.run_id.desc())
     return _first_position(connection, older, 0)
 
 
-def _end(connection: Connection, query: AuditQuery) -> int:
+def end_of(connection: Connection, until: int | None) -> int:
     """A position after every event that happened at `until` or before and was stored within LATE_MS."""
-    if query.until is None:
+    if until is None:
         return _END
-    newer = runs.c.run_id >= _first_id(query.until + CLOCKS_MS + LATE_MS)
+    newer = runs.c.run_id >= _first_id(until + CLOCKS_MS + LATE_MS)
     return _first_position(connection, _RUN_IDS.where(newer).order_by(runs.c.run_id), _END)
 
 

@@ -54,6 +54,8 @@ async def test_usage_tools_and_hits_are_printed(server: ServerProcess, tmp_path:
     await until(lambda: "zebra" in audit(server, tmp_path, "search", "zebra", "--run", run_id).stdout)
     hits = audit(server, tmp_path, "search", '"zebra crossing"', "--run", run_id, "--json").stdout
     assert json.loads(hits.splitlines()[-1])["snippet"] == "zebra crossing ahead"
+    past = ("--until", "2020-01-01T00:00:00Z", "--json")
+    assert audit(server, tmp_path, "search", "zebra", "--run", run_id, *past).stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,7 @@ async def test_usage_tools_and_hits_are_printed(server: ServerProcess, tmp_path:
         (("runs", "--json", "--csv", "x"), 2, "one of --json, --csv and --parquet"),
         (("usage", "--group", "week"), 2, "group must have some of day, user, agent, model"),
         (("tools", "--group", "week"), 2, "group must have some of day, agent, tool"),
+        (("search", "zebra", "--since", "yesterday"), 2, "since='yesterday'"),
         (("search", "?"), 2, "letter or digit"),
         (("events", "--types", "foo.bar"), 2, "foo.bar"),
         (("events", "--follow", "--types", "foo.bar"), 2, "foo.bar"),

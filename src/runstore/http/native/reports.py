@@ -191,6 +191,8 @@ class ReportRoutes:
             AGENT,
             Parameter("run_id", UUID, "in this run"),
             KIND,
+            Parameter("since", MOMENT, "said at this time or later"),
+            Parameter("until", MOMENT, "said at this time or earlier"),
             BEFORE,
             LIMIT,
         ),
@@ -204,12 +206,15 @@ class ReportRoutes:
             run_id = given.get("run_id")
             if run_id is not None and parse_uuid(run_id) is None:
                 raise BadRequest(f"run_id={run_id[:50]!r} must be a UUID", code="invalid_parameter")
+            since, until = read_period(request)
             found = await self._reports.search(
                 SearchQuery(
                     text=given.get("text", ""),
                     user_id=given.get("user_id"),
                     agent=given.get("agent"),
                     kind=read_choice(request, KIND),
+                    since=since,
+                    until=until,
                     deleted=not own,
                     run_id=None if run_id is None else parse_uuid(run_id),
                     before=read_number(request, BEFORE) or None,

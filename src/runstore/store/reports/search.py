@@ -12,6 +12,7 @@ from runstore.database.tables import events, runs
 from runstore.projections.text import TextProjection, text_of
 from runstore.projections.text_query import TextQuery
 from runstore.store.reports.conditions import equal, tables_of
+from runstore.store.whole_log import begin_of, end_of
 
 FIRST_SCANNED = 500  # matches of a search that are examined for one page at first: mostly enough
 MAX_SCANNED = 10_000  # matches that are examined at most
@@ -20,13 +21,18 @@ SNIPPET = 160  # characters of text around a match
 
 
 class SearchQuery(Struct, frozen=True, kw_only=True):
-    """`text`: plain words and "phrases". `kind`: `input`, `answer` or `tool`. `before`: a position."""
+    """`text`: plain words and "phrases". `kind`: `input`, `answer` or `tool`. `before`: a position.
+
+    `since`, `until`: when it was said, ms since 1970, both inclusive.
+    """
 
     text: str
     user_id: str | None = None
     agent: str | None = None
     kind: str | None = None
     run_id: str | None = None
+    since: int | None = None
+    until: int | None = None
     deleted: bool = True  # also in deleted runs
     before: int | None = None
     limit: int = 50
@@ -68,15 +74,22 @@ def _search(connection: Connection, query: SearchQuery, asked: TextQuery, most: 
     table = tables_of(connection, TextProjection())["text"]
     others = equal(table, kind=query.kind, run_id=query.run_id)
     newest = None if others else most
+    before = _before(connection, query)
     matching = select(table).where(
-        asked.matches(table, connection.dialect.name, newest=newest, before=query.before), *others
+        asked.matches(table, connection.dialect.name, newest=newest, before=before), *others
     )
-    if query.before is not None:
-        matching = matching.where(table.c.position < query.before)
+    if before is not None:
+        matching = matching.where(table.c.position < before)
+    if query.since is not None:
+        matching = matching.where(table.c.position > begin_of(connection, query.since))
     scanned = matching.order_by(table.c.position.desc()).limit(most).subquery()
     wanted = equal(runs, user_id=query.user_id, agent_name=query.agent)
     if not query.deleted:
         wanted.append(runs.c.deleted == 0)
+    if query.since is not None:
+        wanted.append(events.c.at >= query.since)
+    if query.until is not None:
+        wanted.append(events.c.at <= query.until)
     s = scanned.c
     of_runs = scanned.join(runs, runs.c.run_id == s.run_id)
     rows = connection.execute(
@@ -96,6 +109,14 @@ def _search(connection: Connection, query: SearchQuery, asked: TextQuery, most: 
     page = [row for row, upto in zip(rows, sizes, strict=False) if upto - row.size < MAX_READ]
     following = page[-1].position if len(rows) > len(page) else following
     return Found(_hits(connection, page, asked), following)
+
+
+def _before(connection: Connection, query: SearchQuery) -> int | None:
+    """The position before which the hits are."""
+    if query.until is None:
+        return query.before
+    end = end_of(connection, query.until)
+    return end if query.before is None else min(end, query.before)
 
 
 def _hits(connection: Connection, page: Sequence[Any], asked: TextQuery) -> list[Hit]:
