@@ -76,7 +76,7 @@ def cut(data: bytes, most: int = MAX_DEPTH) -> bytes:
 def folded(data: bytes, most: int = MAX_DEPTH) -> bytes:
     """The JSON with texts in place of values nested deeper than `most` levels: their own JSON.
 
-    Takes any bytes. If they are no JSON, the answer is none either.
+    Takes any bytes. A mistake within a value that a text replaces stays in the text.
     """
     return _replaced(data, most, lambda deep: msgspec.json.encode(deep.decode()))
 
