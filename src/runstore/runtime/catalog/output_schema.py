@@ -59,7 +59,7 @@ def schema_warnings(schema: dict[str, Any], result: Any, *, within_s: float = CH
 def check_input() -> None:
     """Check the result on stdin, in a process of its own; print its warnings."""
     schema, result, within_s = json.load(sys.stdin)
-    _validator()  # the time of a start is not that of the check
+    _validator()  # its import is not part of the time
     signal.setitimer(signal.ITIMER_REAL, within_s + 0.5)  # ends the process during a match
     json.dump([[each.path, each.message] for each in _checked(schema, result, within_s)], sys.stdout)
 
@@ -88,6 +88,7 @@ def _checked_apart(schema: dict[str, Any], result: Any, within_s: float) -> list
 
 
 def _checked(schema: dict[str, Any], result: Any, within_s: float) -> list[SchemaWarning]:
+    _validator()  # an interrupted import would leave half of its modules
     found: list[SchemaWarning] = []
     try:
         with _interrupted_after(within_s):

@@ -28,19 +28,26 @@ class _Call:
     def __init__(self, function: Callable[[], Any]) -> None:
         self.run_id: str | None = get_contextvars().get("run_id")
         self.future: Future[Any] = Future()
-        self.thread_id = 0
+        self.thread_id = 0  # while it may be interrupted
         self.abandoned_at: float | None = None
         self.interrupted = False
         self._function = function
+        self._result: Any = None
+        self._error: BaseException | None = Interrupted()
 
     def make(self) -> None:
-        if self.future.set_running_or_notify_cancel():
-            try:
-                result = self._function()
-            except BaseException as error:
-                self.future.set_exception(raisable(error))
-            else:
-                self.future.set_result(result)
+        try:
+            self._result = self._function()
+            self._error = None
+        except BaseException as error:
+            self._error = error
+
+    def settle(self) -> None:
+        """Give the caller what `make` found. An interrupt in here would leave the future locked for ever."""
+        if self._error is None:
+            self.future.set_result(self._result)
+        else:
+            self.future.set_exception(raisable(self._error))
 
 
 class ToolThreads(ThreadPoolExecutor):
@@ -102,17 +109,24 @@ class ToolThreads(ThreadPoolExecutor):
                     call.future.set_exception(error)
 
     def _work(self, call: _Call) -> None:
-        call.thread_id = threading.get_ident()
-        with suppress(Interrupted):
-            call.make()
-        while call in self._working:
-            with suppress(Interrupted):  # it may come just after the call's end
-                self._leave(call)
+        if call.future.set_running_or_notify_cancel():
+            call.thread_id = threading.get_ident()
+            with suppress(Interrupted):
+                call.make()
+            while call.thread_id:
+                with suppress(Interrupted):  # it may come just after the call's end
+                    self._end_interrupts(call)
+            call.settle()
+        self._leave(call)
 
-    def _leave(self, call: _Call) -> None:
+    def _end_interrupts(self, call: _Call) -> None:
         with self._lock:
             if call.interrupted:
                 drop_interrupt()  # no new one can come while this thread has the lock
+            call.thread_id = 0
+
+    def _leave(self, call: _Call) -> None:
+        with self._lock:
             self._working.remove(call)
             self.abandoned -= call.abandoned_at is not None
             self._start_next()
