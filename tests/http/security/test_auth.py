@@ -295,6 +295,7 @@ def test_the_owner_is_known_when_the_run_list_is_not(people: People) -> None:
         "projections",
         "drop",
         "runs",
+        "--yes",
         "--database-url",
         url_of(people.server.folder),
         folder=people.server.folder,
