@@ -467,7 +467,7 @@ LEFT_THREADS = {"blocks-process": 0, "sync_wait-loop": 1, "swallows-thread": 0} 
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize("agent", mostly_slow(LEFT_THREADS))
-def test_after_a_hundred_incidents_the_server_is_as_it_was(server: ServerProcess, agent: str) -> None:
+def test_after_hundreds_of_incidents_the_server_is_as_it_was(server: ServerProcess, agent: str) -> None:
 
     def incidents(count: int) -> None:
         with ThreadPoolExecutor(CROWD) as clients:
@@ -477,16 +477,18 @@ def test_after_a_hundred_incidents_the_server_is_as_it_was(server: ServerProcess
     incidents(CROWD)
     server.hang_up()
     before = resources(server)
-    incidents(100)
+    for _ in range(4):
+        incidents(100)
     until(lambda: sample(server.http, "runstore_runs", state="active") == 0, "all have ended")
     server.hang_up()  # a busy machine has had more requests at once, each on a connection that is kept
     until(
-        lambda: resources(server).threads <= before.threads + 100 * LEFT_THREADS[agent] + 5,
+        lambda: resources(server).threads <= before.threads + 400 * LEFT_THREADS[agent] + 5,
         "their threads are gone",
     )
     until(lambda: resources(server).descriptors <= before.descriptors + 5, "their descriptors are closed")
     assert resources(server).files <= DATABASE_FILES
-    assert resources(server).memory_mb < before.memory_mb + 30
+    # What 100 agents leave takes 26 MiB; up to 70 MiB of it wait for the garbage collector.
+    assert resources(server).memory_mb < before.memory_mb + 90
 
 
 @pytest.mark.slow

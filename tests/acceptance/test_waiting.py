@@ -444,7 +444,7 @@ def test_the_command_line_answers(worker: ServerProcess, done: Path) -> None:
     listed = runs(worker, "inputs", run_id)
     assert "Which size?" in listed.stdout
     wrong = runs(worker, "answer", run_id, request_id, "XL")
-    assert (wrong.returncode, "invalid_answer" in wrong.stderr) == (1, True)
+    assert (wrong.returncode, "invalid_answer" in wrong.stderr) == (2, True)
     assert runs(worker, "answer", run_id, request_id).returncode == 2
     assert runs(worker, "answer", run_id, request_id, '{"size": "S"}').returncode == 0
     assert worker.ended(run_id)["status"] == "success"

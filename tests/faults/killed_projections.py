@@ -22,7 +22,8 @@ class Slow(Totals):
 
 
 def main(url: str, command: str) -> None:
-    advance.FIRST_EVENTS = advance.MOST_EVENTS = advance.LAST_EVENTS = filling.LAST_EVENTS = 5
+    advance.FIRST_EVENTS = advance.FEW_EVENTS = advance.MOST_EVENTS = 5
+    advance.LAST_EVENTS = filling.LAST_EVENTS = 5
     with open_projections(url, projections=[Slow()]) as projections:
         if command == "rebuild":
             projections.rebuild("totals")

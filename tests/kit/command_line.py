@@ -40,13 +40,12 @@ def call_command(*arguments: str, folder: Path, **variables: str) -> "CompletedP
 @contextmanager
 def own_modules(folder: Path) -> Iterator[None]:
     """Afterwards forget the modules imported from `folder`, and the process-wide settings of a server."""
-    path, interval, thresholds = sys.path[:], sys.getswitchinterval(), gc.get_threshold()
+    path, interval = sys.path[:], sys.getswitchinterval()
     try:
         yield
     finally:
         sys.path[:] = path
         sys.setswitchinterval(interval)
-        gc.set_threshold(*thresholds)
         gc.unfreeze()
         for name, module in sys.modules.copy().items():
             if (file := getattr(module, "__file__", None)) and Path(file).is_relative_to(folder):
