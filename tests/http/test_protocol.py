@@ -362,10 +362,15 @@ def connect(port: int) -> Iterator[Callable[[], socket.socket]]:
         yield lambda: stack.enter_context(socket.create_connection(address, DEADLINE_S))
 
 
+def bound_idle(server: Server, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(server.server_state, "max_idle", most)
+    monkeypatch.setattr(server.server_state, "most_idle", most)
+
+
 def test_the_longest_idle_of_too_many_connections_is_closed(
     server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.server_state, "max_idle", 3)
+    bound_idle(server, monkeypatch, 3)
     first, second, third = (connect() for _ in range(3))
     for client in (first, second, third, first):
         ask(client, GET + b"\r\n")
@@ -389,7 +394,7 @@ def test_connections_that_need_no_login_leave_room_for_others(
     server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     """Otherwise clients without a login could hold all descriptors of the process."""
-    monkeypatch.setattr(server.server_state, "max_idle", 3)
+    bound_idle(server, monkeypatch, 3)
     for module, name in ((protocol, "HEAD_S"), (protocol, "LINGER_S"), (watched, "SEND_TIMEOUT_S")):
         monkeypatch.setattr(module, name, 2 * DEADLINE_S)
     for _ in range(10):
@@ -398,10 +403,32 @@ def test_connections_that_need_no_login_leave_room_for_others(
     until(lambda: len(server.server_state.connections) <= 3, "the others are closed")
 
 
+def test_a_storm_of_new_connections_is_answered(
+    server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All clients come back at once after a restart; the server accepts them before it reads a request."""
+    monkeypatch.setattr(server.server_state, "max_idle", 3)
+    monkeypatch.setattr(protocol, "KEPT_S", 2 * DEADLINE_S)
+    clients = [connect() for _ in range(20)]
+    for client in clients:
+        assert ask(client, GET + b"\r\n")["target"] == "/"
+
+
+def test_connections_that_have_been_idle_for_a_while_leave_room_for_others(
+    server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.server_state, "max_idle", 3)
+    monkeypatch.setattr(protocol, "KEPT_S", 0)
+    clients = [connect() for _ in range(10)]
+    for client in clients[:-3]:
+        assert until_closed(client) == b""
+    assert ask(clients[-1], GET + b"\r\n")["target"] == "/"
+
+
 def test_requests_in_progress_are_kept(
     server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.server_state, "max_idle", 2)
+    bound_idle(server, monkeypatch, 2)
     busy = []
     for _ in range(4):
         busy.append(connect())
@@ -417,7 +444,7 @@ def test_requests_in_progress_are_kept(
 def test_a_connection_that_waits_for_its_body_or_has_ended_is_not_idle(
     server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch, ended: bytes
 ) -> None:
-    monkeypatch.setattr(server.server_state, "max_idle", 2)
+    bound_idle(server, monkeypatch, 2)
     idle, busy = connect(), connect()
     for client in (busy, idle):
         ask(client, GET + b"\r\n")

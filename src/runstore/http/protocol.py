@@ -32,6 +32,9 @@ LINGER_S = 2.0  # seconds to read the rest of a request after the answer, so tha
 MAX_REST_BYTES = 128 << 20  # bytes of that rest: reading them costs the process up to 0.1 s
 MAX_REFUSED_REST_BYTES = 1 << 20  # bytes of the rest of a request that is not valid HTTP
 MAX_UNSENT_BYTES = 16 << 10  # bytes buffered in the kernel, so that a slow reader's progress is visible
+# Seconds that an idle connection is kept, however many there are: if thousands of clients connect at once,
+# some send their request seconds later.
+KEPT_S = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -42,21 +45,26 @@ class Connections(ServerState):
     Args:
         max_idle: connections without a request in progress: new ones, those that wait for another request or
             the rest of its head, and those whose client has yet to read its answer. They need no login, so
-            they must not take all descriptors: beyond it, the longest waiting one is closed.
+            they must not take all descriptors: beyond it, those that have waited longest are closed, if they
+            have waited for KEPT_S.
+        most_idle: beyond it, the longest waiting one is closed, however short it has waited.
     """
 
-    def __init__(self, max_idle: int) -> None:
+    def __init__(self, max_idle: int, most_idle: int) -> None:
         super().__init__()
         self.max_idle = max_idle
-        self._idle: dict[HttpProtocol, None] = {}  # in the order in which they became idle
+        self.most_idle = most_idle
+        self._idle: dict[HttpProtocol, float] = {}  # since when, in this order: monotonic seconds
         self._heads: dict[HttpProtocol, int] = {}  # bytes of large incomplete heads, the oldest first
         self._heads_bytes = 0  # their sum
 
     def rest(self, connection: "HttpProtocol") -> None:
         self.wake(connection)
-        self._idle[connection] = None
-        if len(self._idle) > self.max_idle:
-            longest = next(iter(self._idle))
+        now = self._idle[connection] = time.monotonic()
+        while len(self._idle) > self.max_idle:
+            longest, since = next(iter(self._idle.items()))
+            if now - since < KEPT_S and len(self._idle) <= self.most_idle:
+                break
             self.wake(longest)
             longest.make_room()
 

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from runstore.http.streaming.watched import WATCHED, ConnectionCut
 
 GRACEFUL_S = 2  # seconds for requests in flight at a stop; clients that never read are cut off
 BACKLOG = 2_048  # connections waiting to be accepted
-MAX_IDLE = 4_096  # idle connections; at most half of the process's descriptors
+MAX_IDLE = 4_096  # connections that have been idle for a while; see `Connections`
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,7 @@ class Server(uvicorn.Server):
                 backlog=BACKLOG,
             )
         )
-        self.server_state = Connections(_max_idle())
+        self.server_state = _connections()
         self._closing = closing
         self._on_started = started
 
@@ -99,6 +100,7 @@ class Server(uvicorn.Server):
         return cut_off
 
 
-def _max_idle() -> int:
+def _connections() -> Connections:
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_IDLE if descriptors == resource.RLIM_INFINITY else min(MAX_IDLE, descriptors // 2)
+    half = sys.maxsize if descriptors == resource.RLIM_INFINITY else descriptors // 2
+    return Connections(max_idle=min(MAX_IDLE, half), most_idle=half)
