@@ -172,7 +172,7 @@ class _Source:
         for name, spec in agents.items():
             self.check_code(name, spec, folder)
             if isinstance(spec.source, ConfiguredModel):
-                self.check_model(f"agents.{name}", spec.source.model)
+                self.check_model(f"agents.{name}", spec.source)
         for name, model in hierarchies.models.items():
             self.check_model(f"hierarchies.models.{name}", model)
 

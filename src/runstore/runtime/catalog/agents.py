@@ -296,14 +296,14 @@ class AgentCatalog:
         tools = [await load(reference) for reference in source.tools]
 
         def build() -> Any:
-            model = build_model(source.model.model, source.model.arguments)
+            model = build_model(source.model, source.arguments)
             return build_agent(
                 name, model, system_prompt=source.system_prompt, tools=tools, description=description,
-                attempts=source.model.model_attempts,
+                attempts=source.model_attempts,
             )  # fmt: skip
 
         # A provider's package may take seconds to import; the scripted model takes 0.1 ms.
-        agent = build() if source.model.scripted else await in_thread(build, f"building agent {name!r}")
+        agent = build() if source.scripted else await in_thread(build, f"building agent {name!r}")
         _check_names("at_most_once", source.at_most_once, agent.tool_names)
         return agent
 

@@ -33,14 +33,6 @@ RANGES: dict[str, tuple[float, float]] = {  # the smallest and the largest value
     "process_limit": (1, 4_096),
     "output_limit_mb": (1, 1_024),
 }
-CODE_LIMITS = {  # a setting of submitted code, and the limit that it sets
-    "cpu_limit_s": "cpu_s",
-    "memory_limit_mb": "memory_mb",
-    "file_limit_mb": "file_mb",
-    "open_files_limit": "open_files",
-    "process_limit": "processes",
-    "output_limit_mb": "output_mb",
-}
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -74,13 +66,12 @@ class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
         }  # fmt: skip
 
 
-class ConfiguredModel(Struct, frozen=True):
+class ConfiguredModel(ModelSpec, frozen=True, kw_only=True):
     """An agent that the catalog builds of a model, a prompt and tools."""
 
-    model: ModelSpec
-    system_prompt: str | None
-    tools: list[str]
-    at_most_once: list[str]
+    system_prompt: str | None = None
+    tools: list[str] = []
+    at_most_once: list[str] = []
 
 
 class Factory(Struct, frozen=True):
@@ -149,15 +140,17 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
         """Where the agent comes from, with the settings of this source alone."""
         match self.model, self.factory, self.code:
             case str(), None, False:
-                given = {name: getattr(self, name) for name in ModelSpec.__struct_fields__}
-                return ConfiguredModel(ModelSpec(**given), self.system_prompt, self.tools, self.at_most_once)
+                return ConfiguredModel(**self._given(ConfiguredModel))
             case None, str() as reference, False:
                 return Factory(reference)
             case None, None, True:
-                limits = {limit: getattr(self, name) for name, limit in CODE_LIMITS.items()}
-                given = {limit: value for limit, value in limits.items() if value is not None}
-                return SubmittedCode(CodeLimits(**given))
+                return SubmittedCode(CodeLimits(**self._given(CodeLimits)))
         raise ValueError("an agent needs a `model` or a `factory`, or `code = true`, and not both")
+
+    def _given(self, cls: type[Struct]) -> dict[str, Any]:
+        """The settings that are fields of `cls`, without those that are not given."""
+        values = {name: getattr(self, name) for name in cls.__struct_fields__}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def runs_in(self) -> Isolation:
@@ -172,14 +165,21 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
             yield "tools", tool
 
 
+ONLY_SCRIPTED = f"`tokens` and `tokens_per_s` are for model = {SCRIPTED!r} only"
 OF_PROCESSES = ("memory_limit_mb",)
-OF_CODE = tuple(name for name in CODE_LIMITS if name not in OF_PROCESSES)
+OF_CODE = tuple(name for name in CodeLimits.__struct_fields__ if name not in OF_PROCESSES)
 OF_THE_SCRIPTED_MODEL = ("tokens", "tokens_per_s")
-OF_MODELS = ("model_args", "model_attempts", "system_prompt", "tools", "at_most_once")
+OF_MODELS = tuple(
+    name for name in ConfiguredModel.__struct_fields__ if name not in ("model", *OF_THE_SCRIPTED_MODEL)
+)
 OF_TOOLS = ("at_most_once",)
 NOT_FOR_CODE = ("memory", "approve", "input_timeout_s")
-ONLY_SCRIPTED = f"`tokens` and `tokens_per_s` are for model = {SCRIPTED!r} only"
-NOT_OF_CODE = (("isolation", "thread"), ("on_worker_lost", "resume"))
+ALONE = "code always runs in a process of its own, and always starts again from the beginning"
+NOT_OF_CODE = (  # values that code cannot have, and why
+    ("record_requests", False, "submitted code asks no model that runstore could record"),
+    ("isolation", "thread", ALONE),
+    ("on_worker_lost", "resume", ALONE),
+)
 
 
 def _refuse_ignored(spec: AgentSpec, source: Source) -> None:
@@ -195,12 +195,9 @@ def _refuse_ignored(spec: AgentSpec, source: Source) -> None:
         _refuse(spec, OF_TOOLS, "`{}` names some of the agent's `tools`, but the agent has no tools")
     if isinstance(source, SubmittedCode):
         _refuse(spec, NOT_FOR_CODE, "`{}`: code has no messages to begin with, and asks no person")
-        if not spec.record_requests:
-            raise ValueError("`record_requests`: submitted code asks no model that runstore could record")
-        for name, value in NOT_OF_CODE:
+        for name, value, reason in NOT_OF_CODE:
             if getattr(spec, name) == value:
-                rule = "code always runs in a process of its own, and always starts again from the beginning"
-                raise ValueError(f"`{name}`: {rule}")
+                raise ValueError(f"`{name}`: {reason}")
 
 
 def _refuse(spec: AgentSpec, settings: tuple[str, ...], message: str) -> None:

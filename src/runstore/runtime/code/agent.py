@@ -74,7 +74,7 @@ class CodeAgent:
 
     async def _follow(self, process: CodeProcess, recorder: RunRecorder) -> dict[str, Any]:
         """Record the code's output until it ends; return its result."""
-        output, room = Output(), self._limits.output_mb * MIB
+        output, room = Output(), self._limits.output_limit_mb * MIB
         texts: list[str] = []
         returned: Any = UNSET
         ended = False
@@ -84,7 +84,7 @@ class CodeAgent:
             for item in output.feed(read):
                 room -= max(item.size, MIN_OUTPUT_BYTES)
                 if room < 0:
-                    message = f"the code wrote more than {self._limits.output_mb} MiB"
+                    message = f"the code wrote more than {self._limits.output_limit_mb} MiB"
                     raise AgentError(message, code="output_limit")
                 if item.record is UNSET or item.record.event is not UNSET:
                     content = item.text if item.record is UNSET else item.record.event
@@ -188,8 +188,8 @@ def _failure(status: int, errors: str, limits: CodeLimits) -> AgentError:
     """Why the code failed, from its standard error or its exit code."""
     last = errors.rpartition("\n")[2]
     if status == -signal.SIGXCPU:
-        return AgentError(f"the code computed for more than {limits.cpu_s} s", code="cpu_limit")
+        return AgentError(f"the code computed for more than {limits.cpu_limit_s} s", code="cpu_limit")
     if last.startswith("MemoryError"):
-        return AgentError(f"the code needed more than {limits.memory_mb} MiB", code="memory_limit")
+        return AgentError(f"the code needed more than {limits.memory_limit_mb} MiB", code="memory_limit")
     how = f"exit code {status}" if status > 0 else f"signal {-status}"
     return AgentError(errors or f"the code's process ended with {how}", code="code_failed")

@@ -29,17 +29,17 @@ _RUNNER = files("runstore.runtime.code").joinpath("runner.py").read_text(encodin
 
 
 class CodeLimits(Struct, frozen=True):
-    """Limits of one run of submitted code.
+    """Limits of one run of submitted code, named as its settings are.
 
-    All but `output_mb` and `processes` hold for each process of it.
+    All but `output_limit_mb` and `process_limit` hold for each process of it.
     """
 
-    cpu_s: int = 60  # seconds of CPU time
-    memory_mb: int = 512  # MiB of address space
-    file_mb: int = 64  # MiB of one file
-    open_files: int = 64
-    processes: int = 64  # processes and threads of the run in total
-    output_mb: int = 10  # MiB of output in total
+    cpu_limit_s: int = 60  # seconds of CPU time
+    memory_limit_mb: int = 512  # MiB of address space
+    file_limit_mb: int = 64  # MiB of one file
+    open_files_limit: int = 64
+    process_limit: int = 64  # processes and threads of the run in total
+    output_limit_mb: int = 10  # MiB of output in total
 
 
 class CodeProcess:
@@ -135,19 +135,19 @@ def _own_folder() -> Path:
 
 def _bounded(limits: CodeLimits, sandbox: CodeSandbox) -> Callable[[], None]:
     """The limits that the new process sets on itself before it runs the code."""
-    memory, size = limits.memory_mb * MIB, limits.file_mb * MIB
+    memory, size = limits.memory_limit_mb * MIB, limits.file_limit_mb * MIB
     bounds = [
         (resource.RLIMIT_CORE, 0, 0),
         # SIGXCPU first, to report the cause; then SIGKILL.
-        (resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1),
+        (resource.RLIMIT_CPU, limits.cpu_limit_s, limits.cpu_limit_s + 1),
         (resource.RLIMIT_AS, memory, memory),
         (resource.RLIMIT_FSIZE, size, size),
-        (resource.RLIMIT_NOFILE, limits.open_files, limits.open_files),
+        (resource.RLIMIT_NOFILE, limits.open_files_limit, limits.open_files_limit),
     ]
     if os.geteuid() == 0:  # the code's user has no other processes
-        bounds.append((resource.RLIMIT_NPROC, limits.processes, limits.processes))
+        bounds.append((resource.RLIMIT_NPROC, limits.process_limit, limits.process_limit))
     elif (others := _tasks_of_user()) is not None:
-        bounds.append((resource.RLIMIT_NPROC, others + limits.processes, others + limits.processes))
+        bounds.append((resource.RLIMIT_NPROC, others + limits.process_limit, others + limits.process_limit))
 
     def bound() -> None:
         for which, soft, hard in bounds:
