@@ -29,7 +29,7 @@ def found(tables: Tables, bound: Projection, asked: str) -> list[str]:
     (table,) = bound.tables
 
     def find(connection: Connection) -> list[str]:
-        matches = TextQuery.parse(asked).matches(table, connection.dialect.name)
+        matches = TextQuery.parse(asked).matches(table)
         runs = select(table.c.run_id).where(matches).order_by(table.c.run_id)
         return list(connection.execute(runs).scalars())
 

@@ -139,6 +139,10 @@ class Database:
                 connection.commit()
                 return done
 
+    def may_pass(self, error: Exception) -> bool:
+        """Whether the same work may succeed later: another writer was first, or there is an outage."""
+        return self.dialect.is_conflict(error) or self.dialect.unavailable(error) is not None
+
     async def high_water_mark(self, after: int) -> int | None:
         """See `Dialect.high_water_mark`."""
         return await self._call(self._pagers, lambda: self.dialect.high_water_mark(after))

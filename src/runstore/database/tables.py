@@ -4,9 +4,22 @@
 runs. Projections are disposable, and rebuilt from the log. Other tables hold users' own data.
 """
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, SmallInteger, Table, UniqueConstraint
+from typing import Any
 
-from runstore.database.columns import Binary, Name, Position, RunId
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    Select,
+    SmallInteger,
+    Table,
+    UniqueConstraint,
+    select,
+)
+
+from runstore.database.columns import MYSQL, Binary, Name, Position, RunId
 
 metadata = MetaData(
     naming_convention={
@@ -185,6 +198,15 @@ runs = Table(
     *(Index(index_name(columns), *columns, "purged", "deleted", "run_id") for columns in INDEXED),
     Index("ix_runs_created_at", "created_at"),  # for the view `audit_runs`
 )
+
+
+def select_listed(by: Columns) -> Select[Any]:
+    """The ids of runs, read by the index of these columns: see INDEXED."""
+    listed = select(runs.c.run_id)
+    for dialect in MYSQL:  # its own choice may read all rows and sort
+        listed = listed.with_hint(runs, f"FORCE INDEX ({index_name(by)})", dialect)
+    return listed
+
 
 # The run list that a rebuild fills. The table always exists: MySQL cannot change the schema within a
 # transaction, and a rebuild may lack the right to.

@@ -75,9 +75,9 @@ def renew_views(connection: Connection) -> None:
     _write(connection, _reads(connection))
 
 
-def replace_events_view(dialect: str) -> str:
+def replace_events_view(connection: Connection) -> str:
     """The statement that writes `audit_events` again, for a new table `events`. Not on SQLite."""
-    return _replace("audit_events", _queries(dialect, None)["audit_events"])
+    return _replace("audit_events", _queries(connection.dialect.name, None)["audit_events"])
 
 
 def _replace(name: str, query: str) -> str:

@@ -158,7 +158,7 @@ def try_to_add_months(database: Database, now: int) -> None:
     try:
         add_months(database, now)
     except Exception as error:
-        if not database.dialect.is_conflict(error) and database.dialect.unavailable(error) is None:
+        if not database.may_pass(error):
             raise
         log.warning("partitions_not_added", reason=first_line(cause_of(error)))
 
@@ -277,5 +277,5 @@ def _swap(connection: Connection) -> None:
     copy_rights(connection, NEW)
     connection.exec_driver_sql("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
     swap = [step.format(upto=literal(upto), sequence=sequence) for step in _SWAP]
-    swap.append(replace_events_view(connection.dialect.name))
+    swap.append(replace_events_view(connection))
     execute(connection, "; ".join(swap))

@@ -20,12 +20,7 @@ def patiently(database: Database, work: Callable[[], T]) -> T:
         try:
             return work()
         except Exception as error:
-            if not _passes(database, error) or time.monotonic() > deadline:
+            passes = isinstance(error, LogUnavailable) or database.may_pass(error)
+            if not passes or time.monotonic() > deadline:
                 raise
         time.sleep(RETRY_S)
-
-
-def _passes(database: Database, error: Exception) -> bool:
-    if isinstance(error, LogUnavailable) or database.dialect.is_conflict(error):
-        return True
-    return database.dialect.unavailable(error) is not None

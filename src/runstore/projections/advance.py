@@ -166,15 +166,10 @@ class Advance:
         try:
             self._projection.apply(connection, events)
         except Exception as error:
-            if self._may_pass(error):
+            faulty = isinstance(error, exc.IntegrityError | exc.DataError | exc.ProgrammingError)
+            if not faulty and self._database.may_pass(error):
                 raise
             raise Poison(events[0]) from error
-
-    def _may_pass(self, error: Exception) -> bool:
-        if isinstance(error, exc.IntegrityError | exc.DataError | exc.ProgrammingError):
-            return False
-        dialect = self._database.dialect
-        return dialect.is_conflict(error) or dialect.unavailable(error) is not None
 
     def _isolate(self, poison: Poison, events: int) -> Step:
         """Halve the batch until the event is alone, so that those before it are applied."""

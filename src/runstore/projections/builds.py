@@ -187,8 +187,7 @@ def publish(database: Database, projection: Projection) -> None:
                 ready = live is not None and live.version != UNPREPARED
                 projection.publish(connection, live.slot if live is not None and ready else None)
     except exc.DBAPIError as error:
-        dialect = database.dialect
-        if dialect.is_conflict(error) or dialect.unavailable(error) is not None:
+        if database.may_pass(error):
             raise
         log.warning("views_refused", projection=projection.name, error=str(error.orig))
 

@@ -318,7 +318,7 @@ class _Kept:
         try:
             return prepare(self._database, self._projection, slot, seen=seen, owner=self.owner, live=live)
         except Exception as error:
-            if self._passes(error):
+            if self._database.may_pass(error):
                 raise
             failure = fault_of(error, self.name, None)
             with self._database.changing() as connection:
@@ -374,10 +374,6 @@ class _Kept:
             log.error("projection_error", projection=self.name, exc_info=error)
         else:
             self._say(f"waits: {unavailable}")
-
-    def _passes(self, error: Exception) -> bool:
-        dialect = self._database.dialect
-        return dialect.is_conflict(error) or dialect.unavailable(error) is not None
 
     def _say(self, what: str) -> None:
         if what != self._logged:

@@ -25,8 +25,7 @@ from runstore.core.depth import readable
 from runstore.core.events import Queued
 from runstore.core.ids import LAST_TIME, first_run_id
 from runstore.core.run import LISTED_BYTES, RUN_DEPTH, Run, Status, evolve, fold, shortened
-from runstore.database.columns import MYSQL
-from runstore.database.tables import INDEXED, index_name, runs, runs_shadow
+from runstore.database.tables import INDEXED, runs, runs_shadow, select_listed
 from runstore.database.upserts import insert_rows, update_rows
 from runstore.eventlog.queries import EVOLVING, read_evolving
 from runstore.projections.projection import Projection, Slot
@@ -193,10 +192,7 @@ def _split(query: RunQuery) -> tuple[Select[Any], list[ColumnElement[bool]]]:
         indexed.append(table.run_id <= _first_id(query.until + ID_SLACK_MS))
     if query.before is not None:
         indexed.append(table.run_id < query.before)
-    newest = select(table.run_id).where(*indexed).order_by(table.run_id.desc())
-    for dialect in MYSQL:  # its own choice may read all rows and sort
-        newest = newest.with_hint(runs, f"FORCE INDEX ({index_name(by)})", dialect)
-    return newest, others
+    return select_listed(by).where(*indexed).order_by(table.run_id.desc()), others
 
 
 def _matching(query: RunQuery, newest: Select[Any], others: Sequence[ColumnElement[bool]]) -> Select[Any]:

@@ -29,7 +29,7 @@ from runstore.core.ports import EventFilter
 from runstore.core.queued import read_queued
 from runstore.core.run_text import input_text
 from runstore.database.columns import Name
-from runstore.database.keys import is_one_of
+from runstore.database.expressions import is_one_of
 from runstore.database.upserts import delete_rows, put_rows
 from runstore.projections.projection import Projection
 
@@ -216,7 +216,7 @@ def _read_runs(connection: Connection, runs: Table, run_ids: list[str]) -> dict[
 def _read_sessions(connection: Connection, sessions: Table, keys: list[Key]) -> dict[Key, _Session]:
     found: dict[Key, _Session] = {}
     for some in _in_pieces(keys):
-        wanted = is_one_of((sessions.c.user_id, sessions.c.session_id), some, connection.dialect)
+        wanted = is_one_of((sessions.c.user_id, sessions.c.session_id), some)
         rows = connection.execute(select(sessions).where(wanted))
         found |= {(row.user_id, row.session_id): _Session(*row) for row in rows}
     return found
@@ -226,7 +226,7 @@ def _measure_again(connection: Connection, runs: Table, shrunk: Sequence[_Sessio
     """Take times and titles from the runs that are left."""
     sessions = {(session.user_id, session.session_id): session for session in shrunk}
     for some in _in_pieces(list(sessions)):
-        of_them = is_one_of((runs.c.user_id, runs.c.session_id), some, connection.dialect)
+        of_them = is_one_of((runs.c.user_id, runs.c.session_id), some)
         first_at, position = func.min(runs.c.created_at), func.min(runs.c.position)
         last_at = func.max(func.coalesce(runs.c.ended_at, runs.c.created_at))
         measured = (

@@ -43,10 +43,10 @@ from runstore.core.transcript import message_text
 from runstore.core.usage import bounded
 from runstore.database.columns import Binary, Name, Position
 from runstore.database.database import Database
+from runstore.database.full_text import IndexedWords, add_index, fill_index, merge_index
 from runstore.database.upserts import insert_rows
 from runstore.projections.live import live_tables
 from runstore.projections.projection import Projection, Slot
-from runstore.projections.text_index import IndexedWords, add_index, fill_index, merge_index
 
 READ_AT_ONCE = 500  # runs of one statement
 KEPT_SPEAKERS = 256  # speakers of the last rows to remember
@@ -118,8 +118,7 @@ class TextProjection(Projection):
                 new[each.position] = row
         if new:
             insert_rows(connection, table, [new[position] for position in sorted(new)])
-            if connection.dialect.name == "sqlite":  # a trigger would take four times as long
-                fill_index(connection, table, min(new))
+            fill_index(connection, table, min(new))
 
 
 class _Queued(Struct, frozen=True):
@@ -254,8 +253,8 @@ def _answered(connection: Connection, table: Table, run_ids: Sequence[str]) -> s
 
 
 def compact_words(database: Database, projection: Projection) -> None:
-    """Let SQLite's index forget the words of deleted rows: it keeps them until it merges its segments."""
+    """See `merge_index`."""
     with database.connect() as connection:
-        tables = live_tables(connection, projection) if connection.dialect.name == "sqlite" else None
+        tables = live_tables(connection, projection)
     if tables is not None:
         merge_index(database, tables[TEXT.name])

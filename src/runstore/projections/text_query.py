@@ -3,12 +3,11 @@
 from typing import Self
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Table, Text, and_, func, literal_column, type_coerce
+from sqlalchemy import ColumnElement, Table, and_
 
 from runstore.core.errors import InvalidQuery
 from runstore.core.run_text import words_of
-from runstore.database.columns import MYSQL
-from runstore.projections.text_index import has_all, has_all_on_sqlite, mysql_word
+from runstore.database.full_text import has_all, has_phrase
 
 MAX_QUERY_WORDS = 32  # words of one query
 MAX_QUERY = 1_000  # characters of one query
@@ -44,22 +43,14 @@ class TextQuery(Struct, frozen=True):
         return cls(tuple(dict.fromkeys(phrases)))
 
     def matches(
-        self, table: Table, dialect: str, *, newest: int | None = None, before: int | None = None
+        self, table: Table, *, newest: int | None = None, before: int | None = None
     ) -> ColumnElement[bool]:
         """The condition on the table of a slot.
 
         Args:
             newest: the number of newest matches that are wanted; only if nothing else filters them.
-            before: only matches before this position are wanted. Both are hints, which SQLite takes.
+            before: only matches before this position are wanted. See `has_all` for both.
         """
         words = list(dict.fromkeys(word for phrase in self.phrases for word in phrase))
-        blanks: ColumnElement[str] = literal_column("' '", Text)
-        padded = type_coerce(func.concat(blanks, table.c.words, blanks), Text)
-        if dialect == "sqlite":
-            padded = type_coerce(blanks.op("||")(table.c.words).op("||")(blanks), Text)
-        coded = [[mysql_word(word) for word in phrase] for phrase in self.phrases]
-        joined = coded if dialect in MYSQL else self.phrases
-        in_order = [padded.like(f"% {' '.join(phrase)} %") for phrase in joined if len(phrase) > 1]
-        if dialect == "sqlite":
-            return and_(has_all_on_sqlite(table, words, None if in_order else newest, before), *in_order)
-        return and_(has_all(table, dialect, words), *in_order)
+        in_order = [has_phrase(table, phrase) for phrase in self.phrases if len(phrase) > 1]
+        return and_(has_all(table, words, newest=None if in_order else newest, before=before), *in_order)

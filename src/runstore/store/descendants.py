@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, select
 
-from runstore.database.search import holds
+from runstore.database.expressions import holds
 from runstore.database.tables import runs
 from runstore.projections.runs import decode_state
 

@@ -16,8 +16,7 @@ from runstore.core.ids import CLOCKS_MS, LAST_TIME, RANDOM_BITS, first_run_id
 from runstore.core.ports import Committed, LiveFeed
 from runstore.core.run import owner_of
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, OwnRunCursors
-from runstore.database.columns import MYSQL
-from runstore.database.tables import index_name, open_runs, runs
+from runstore.database.tables import open_runs, runs, select_listed
 from runstore.eventlog.queries import first_position, read_first_positions
 from runstore.projections.runs import MAX_SCANNED
 
@@ -114,8 +113,5 @@ def _made_since(user_id: str, seconds: int) -> Select[Any]:
 
 
 def _own_runs(user_id: str) -> Select[Any]:
-    table = runs.c
-    own = select(table.run_id).where(table.user_id == user_id, table.purged == 0, table.deleted == 0)
-    for dialect in MYSQL:  # its own choice may read all rows and sort
-        own = own.with_hint(runs, f"FORCE INDEX ({index_name(('user_id',))})", dialect)
-    return own
+    own = runs.c.user_id == user_id, runs.c.purged == 0, runs.c.deleted == 0
+    return select_listed(("user_id",)).where(*own)

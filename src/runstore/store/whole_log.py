@@ -18,9 +18,8 @@ from runstore.core.audit import AuditQuery
 from runstore.core.codec import RecordedEvent, one_line
 from runstore.core.ids import CLOCKS_MS, LAST_TIME, first_run_id, read_run_id, reads_id
 from runstore.core.ports import EventFilter
-from runstore.database.columns import MYSQL
-from runstore.database.search import holds
-from runstore.database.tables import events, index_name, runs
+from runstore.database.expressions import holds
+from runstore.database.tables import events, runs, select_listed
 from runstore.eventlog.queries import read_first_positions
 
 MAX_EXAMINED = 10_000  # events examined for one step
@@ -35,9 +34,7 @@ LATE_MS = 24 * 3_600_000  # milliseconds that an event may wait for a database t
 _e = events.c
 _EVENT = (_e.run_id, _e.seq, _e.position, _e.type, _e.v, _e.ends, _e.at, _e.data)
 _END = 1 << 62  # beyond every position
-_RUN_IDS = select(runs.c.run_id).where(runs.c.purged == 0, runs.c.deleted == 0)
-for _dialect in MYSQL:  # its own choice may read all rows and sort
-    _RUN_IDS = _RUN_IDS.with_hint(runs, f"FORCE INDEX ({index_name(())})", _dialect)
+_RUN_IDS = select_listed(()).where(runs.c.purged == 0, runs.c.deleted == 0)
 _first = events.alias("first")
 
 

@@ -197,7 +197,7 @@ def _of_runs(connection: Connection, query: RunsQuery, used: Table) -> list[Colu
         where.append(runs.c.created_at <= query.until)
     if query.text is not None:
         text = tables_of(connection, TextProjection())["text"]
-        matches = TextQuery.parse(query.text).matches(text, connection.dialect.name)
+        matches = TextQuery.parse(query.text).matches(text)
         where.append(runs.c.run_id.in_(select(text.c.run_id).where(matches)))
     return where
 

@@ -75,9 +75,7 @@ def _search(connection: Connection, query: SearchQuery, asked: TextQuery, most: 
     others = equal(table, kind=query.kind, run_id=query.run_id)
     newest = None if others else most
     before = _before(connection, query)
-    matching = select(table).where(
-        asked.matches(table, connection.dialect.name, newest=newest, before=before), *others
-    )
+    matching = select(table).where(asked.matches(table, newest=newest, before=before), *others)
     if before is not None:
         matching = matching.where(table.c.position < before)
     if query.since is not None:

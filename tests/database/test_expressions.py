@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Connection, insert, select
 
-from runstore.database.keys import is_one_of
+from runstore.database.expressions import is_one_of
 from runstore.database.opening import opened_database
 from runstore.database.tables import sessions
 from tests.servers.databases import DATABASES
@@ -28,14 +28,14 @@ def test_the_rows_of_the_keys_are_found_and_no_others(connection: Connection) ->
     rows = [{"user_id": user, "session_id": name, "run_id": run_id} for user, name in wanted + others]
     connection.execute(insert(sessions), rows)
     keys = [*wanted, ("no", "one")]
-    found = connection.execute(select(*KEY).where(is_one_of(KEY, keys, connection.dialect))).all()
+    found = connection.execute(select(*KEY).where(is_one_of(KEY, keys))).all()
     assert sorted(map(tuple, found)) == sorted(wanted)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_sqlite_looks_each_key_up(connection: Connection) -> None:
     """For a list of keys it would read the whole table."""
-    query = select(*KEY).where(is_one_of(KEY, [("ann", "main"), ("bob", "main")], connection.dialect))
+    query = select(*KEY).where(is_one_of(KEY, [("ann", "main"), ("bob", "main")]))
     compiled = query.compile(connection, compile_kwargs={"literal_binds": True})
     plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}")]
     assert any(step.startswith("SEARCH sessions ") for step in plan)

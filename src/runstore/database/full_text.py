@@ -1,6 +1,9 @@
-"""The index for full text: what differs between databases."""
+"""The index for full text, whose form differs between databases.
 
-from collections.abc import Iterable
+A table is indexed by its column `words`. Its key is `position`, and its name ends with the slot.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -16,6 +19,7 @@ from sqlalchemy import (
     bindparam,
     event,
     func,
+    literal_column,
     text,
     type_coerce,
 )
@@ -24,6 +28,7 @@ from typing_extensions import override
 
 from runstore.database.columns import MYSQL
 from runstore.database.database import Database
+from runstore.database.expressions import spelled
 
 SEGMENTS = 8  # segments of a level that SQLite's index merges; its default of 4 makes inserts dearer
 MERGED_PAGES = 200  # pages of SQLite's index that one transaction merges, which takes some milliseconds
@@ -47,10 +52,10 @@ class IndexedWords(TypeDecorator[str]):
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         if value is None or dialect.name not in MYSQL:
             return value
-        return " ".join([mysql_word(word) for word in value.split(" ") if word])
+        return " ".join([_mysql_word(word) for word in value.split(" ") if word])
 
 
-def mysql_word(word: str) -> str:
+def _mysql_word(word: str) -> str:
     """A word that MySQL indexes with any settings: long enough, and in ASCII."""
     return f"zz{word}" if word.isascii() else f"zy{word.encode().hex()}"
 
@@ -83,13 +88,20 @@ def words_table(table: Table) -> str:
 
 
 def fill_index(connection: Connection, table: Table, first: int) -> None:
-    """Add rows to FTS5's table, from a position on: earlier ones are there."""
+    """Add rows to FTS5's table, from a position on: earlier ones are there. Servers index rows themselves."""
+    if connection.dialect.name != "sqlite":  # where a trigger would take four times as long
+        return
     added = f"SELECT position, words FROM {table.name} WHERE position >= :first"
     connection.execute(text(f"INSERT INTO {words_table(table)} (rowid, words) {added}"), {"first": first})
 
 
 def merge_index(database: Database, table: Table) -> None:
-    """Merge all segments of SQLite's index, in short transactions."""
+    """Let SQLite's index forget the words of deleted rows: it keeps them until it merges its segments.
+
+    This merges all of them, in short transactions. Servers forget by themselves.
+    """
+    if database.dialect.name != "sqlite":
+        return
     fts = words_table(table)
     merge = f"INSERT INTO {fts} ({fts}, rank) VALUES ('merge', -{MERGED_PAGES})"
     changes = text("SELECT total_changes()")
@@ -107,29 +119,48 @@ def _on_sqlite(statement: str) -> Any:
     return ddl(statement).execute_if(dialect="sqlite")
 
 
-def has_all(table: Table, dialect: str, words: Iterable[str]) -> ColumnElement[bool]:
-    """All words are in a row. They hold letters and digits only, so none is syntax."""
-    if dialect in MYSQL:
-        asked = " ".join(f"+{mysql_word(word)}" for word in words)
-        against = text(f"MATCH ({table.name}.words) AGAINST (:asked IN BOOLEAN MODE)")
-        return type_coerce(against.bindparams(bindparam("asked", asked, unique=True)), Boolean)
-    from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR  # here, as only PostgreSQL needs it
-
-    vector = func.array_to_tsvector(func.string_to_array(table.c.words, text("' '")), type_=TSVECTOR)
-    asked = " & ".join(f"'{word}'" for word in words)
-    return vector.op("@@")(type_coerce(asked, Text).cast(TSQUERY))
-
-
-def has_all_on_sqlite(
-    table: Table, words: Iterable[str], newest: int | None, before: int | None
+def has_all(
+    table: Table, words: Sequence[str], *, newest: int | None = None, before: int | None = None
 ) -> ColumnElement[bool]:
-    """The same by FTS5, which walks through its matches from the newest on and can stop there."""
+    """All words are in a row. They hold letters and digits only, so none is syntax.
+
+    Args:
+        newest: the number of newest matches that are wanted.
+        before: only matches before this position are wanted. Both are hints: FTS5 walks through its matches
+            from the newest on, and can stop there.
+    """
     fts = words_table(table)
-    values: dict[str, Any] = {"asked": " AND ".join(f'"{word}"' for word in words)}
-    inner = f"SELECT rowid FROM {fts} WHERE {fts} MATCH :asked"
+    matching = f"SELECT rowid FROM {fts} WHERE {fts} MATCH :asked"
+    hints: dict[str, int] = {}
     if before is not None:
-        inner, values["before"] = f"{inner} AND rowid < :before", before
+        matching, hints["before"] = f"{matching} AND rowid < :before", before
     if newest is not None:
-        inner, values["newest"] = f"{inner} ORDER BY rowid DESC LIMIT :newest", newest
+        matching, hints["newest"] = f"{matching} ORDER BY rowid DESC LIMIT :newest", newest
+    return spelled(
+        _condition(
+            f"array_to_tsvector(string_to_array({table.name}.words, ' ')) @@ CAST(:asked AS tsquery)",
+            asked=" & ".join(f"'{word}'" for word in words),
+        ),
+        sqlite=_condition(
+            f"{table.name}.position IN ({matching})",
+            asked=" AND ".join(f'"{word}"' for word in words),
+            **hints,
+        ),
+        mysql=_condition(
+            f"MATCH ({table.name}.words) AGAINST (:asked IN BOOLEAN MODE)",
+            asked=" ".join(f"+{_mysql_word(word)}" for word in words),
+        ),
+    )
+
+
+def has_phrase(table: Table, words: Sequence[str]) -> ColumnElement[bool]:
+    """These words follow each other in a row."""
+    blank: ColumnElement[str] = literal_column("' '", Text)
+    padded = type_coerce(blank.concat(table.c.words).concat(blank), Text)
+    coded = " ".join(map(_mysql_word, words))
+    return spelled(padded.like(f"% {' '.join(words)} %"), mysql=padded.like(f"% {coded} %"))
+
+
+def _condition(sql: str, **values: Any) -> ColumnElement[bool]:
     binds: list[Any] = [bindparam(name, value, unique=True) for name, value in values.items()]
-    return table.c.position.in_(text(inner).bindparams(*binds))
+    return type_coerce(text(sql).bindparams(*binds), Boolean)
