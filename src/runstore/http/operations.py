@@ -1,6 +1,6 @@
 """A route, declared once: its parameters, its answers, and its handler.
 
-A class of handlers is a list of operations, one for each method decorated with `operation`. A surface is a
+A class of handlers is a list of operations, one for each decorated method. A surface is a
 list of such classes under one prefix.
 """
 
@@ -46,48 +46,6 @@ class ResponseSpec(Struct, frozen=True, kw_only=True):
     run_id: str = ""
 
 
-class Operation(Struct, Generic[B], frozen=True, kw_only=True):
-    """One method of one route.
-
-    Args:
-        path: relative to the prefix of its surface.
-        handler: called with its object and the call.
-        body: None if the operation reads none.
-        problems: the errors of this operation, besides those that all operations of its kind share.
-        strict: refuse unknown query parameters.
-        ticket: the stream that a request asks for, if it may have a ticket instead of a key.
-        open: needs no login, as it reveals nothing about any run.
-        reads: it changes nothing, though its method could.
-        tag: its group in the OpenAPI document: that of its class.
-    """
-
-    method: str
-    path: str
-    id: str
-    summary: str
-    handler: Callable[[Any, "Call[B]"], Awaitable[Response]]
-    answers: dict[int, ResponseSpec]
-    parameters: tuple[Parameter, ...] = ()
-    body: Body[B] | None = None
-    problems: tuple[Problem, ...] = ()
-    strict: bool = True
-    ticket: ScopeOf | None = None
-    open: bool = False
-    reads: bool = False
-    tag: str = ""
-
-    @property
-    def changes(self) -> bool:
-        """Whether it changes anything, which auditors may not."""
-        return self.method != "GET" and not self.reads
-
-    @property
-    def query(self) -> list[str]:
-        """The names of its query parameters."""
-        named = [each.name for each in self.parameters if each.location == "query"]
-        return [*named, TICKET] if self.ticket is not None else named
-
-
 class Call(Generic[B]):
     """A request to an operation."""
 
@@ -127,39 +85,61 @@ class Call(Generic[B]):
 Handler = Callable[[Any, Call[B]], Awaitable[Response]]
 
 
-def operation(
-    method: str,
-    path: str,
-    *,
-    answers: dict[int, ResponseSpec],
-    parameters: tuple[Parameter, ...] = (),
-    body: Body[B] | None = None,
-    problems: tuple[Problem, ...] = (),
-    strict: bool = True,
-    ticket: ScopeOf | None = None,
-    open: bool = False,
-    reads: bool = False,
-) -> Callable[[Handler[B]], Operation[B]]:
-    """Declare a handler as an operation. Its name becomes the operation's id, its docstring the summary."""
+async def _undeclared(handlers: Any, call: "Call[Any]") -> Response:
+    raise TypeError("this operation decorates no handler")
 
-    def declare(handler: Handler[B]) -> Operation[B]:
-        return Operation(
-            method=method,
-            path=path,
-            id=handler.__name__,
-            summary=cleandoc(handler.__doc__ or "").rstrip("."),
-            handler=handler,
-            answers=answers,
-            parameters=parameters,
-            body=body,
-            problems=problems,
-            strict=strict,
-            ticket=ticket,
-            open=open,
-            reads=reads,
-        )
 
-    return declare
+class Operation(Struct, Generic[B], frozen=True):
+    """One method of one route; it decorates its handler.
+
+    The handler's name is the operation's id, and its docstring the summary.
+
+    Args:
+        path: relative to the prefix of its surface.
+        body: None if the operation reads none.
+        problems: the errors of this operation, besides those that all operations of its kind share.
+        strict: refuse unknown query parameters.
+        ticket: the stream that a request asks for, if it may have a ticket instead of a key.
+        open: needs no login, as it reveals nothing about any run.
+        reads: it changes nothing, though its method could.
+        handler: called with its object and the call.
+        tag: its group in the OpenAPI document: that of its class.
+    """
+
+    method: str
+    path: str
+    answers: dict[int, ResponseSpec]
+    parameters: tuple[Parameter, ...] = ()
+    body: Body[B] | None = None
+    problems: tuple[Problem, ...] = ()
+    strict: bool = True
+    ticket: ScopeOf | None = None
+    open: bool = False
+    reads: bool = False
+    handler: Handler[B] = _undeclared
+    tag: str = ""
+
+    def __call__(self, handler: Handler[B]) -> "Operation[B]":
+        return replace(self, handler=handler)
+
+    @property
+    def id(self) -> str:
+        return self.handler.__name__
+
+    @property
+    def summary(self) -> str:
+        return cleandoc(self.handler.__doc__ or "").rstrip(".")
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes anything, which auditors may not."""
+        return self.method != "GET" and not self.reads
+
+    @property
+    def query(self) -> list[str]:
+        """The names of its query parameters."""
+        named = [each.name for each in self.parameters if each.location == "query"]
+        return [*named, TICKET] if self.ticket is not None else named
 
 
 class Handlers(Protocol):

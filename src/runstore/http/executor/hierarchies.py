@@ -12,7 +12,7 @@ from runstore.http.errors import Forbidden
 from runstore.http.executor.answers import Limit, answer, success
 from runstore.http.json import HierarchyId, Time
 from runstore.http.native.runs import list_cursor
-from runstore.http.operations import Call, Problem, operation
+from runstore.http.operations import Call, Operation, Problem
 from runstore.http.security.users import User
 from runstore.store.hierarchies import (
     HierarchyNotFound,
@@ -81,7 +81,7 @@ class HierarchyRoutes:
     def __init__(self, hierarchies: HierarchyStore) -> None:
         self._hierarchies = hierarchies
 
-    @operation(
+    @Operation(
         "POST",
         "/hierarchies/create",
         body=Body(Hierarchy),
@@ -94,7 +94,7 @@ class HierarchyRoutes:
         stored = await self._hierarchies.create(hierarchy, user_id=call.user.user_id, now=now_ms())
         return answer(_shown(stored), 201)
 
-    @operation(
+    @Operation(
         "POST",
         "/hierarchies/list",
         body=Body(ListHierarchiesBody, optional=True),
@@ -115,7 +115,7 @@ class HierarchyRoutes:
         following = page[-1].hierarchy_id if len(found) > body.limit else None
         return answer(HierarchyPage([_listed(summary) for summary in page], following))
 
-    @operation(
+    @Operation(
         "POST",
         "/hierarchies/get",
         body=Body(HierarchyBody),
@@ -128,7 +128,7 @@ class HierarchyRoutes:
         body = await call.body()
         return answer(_shown(await own(self._hierarchies, call.user, body.hierarchy_id)))
 
-    @operation(
+    @Operation(
         "POST",
         "/hierarchies/delete",
         body=Body(HierarchyBody),

@@ -18,7 +18,7 @@ from runstore.http.following import RunStreams
 from runstore.http.json import HierarchyId, RunId, json_list
 from runstore.http.native.records import RunRecord, record
 from runstore.http.native.runs import list_cursor
-from runstore.http.operations import Call, operation
+from runstore.http.operations import Call, Operation
 from runstore.http.requests import MAX_CURSOR, read_cursor
 from runstore.http.schemas import (
     LAST_EVENT_ID,
@@ -104,7 +104,7 @@ class TeamRunRoutes:
         self._access = access
         self._following = following
 
-    @operation(
+    @Operation(
         "POST",
         "/runs/start",
         parameters=START_HEADERS,
@@ -122,7 +122,7 @@ class TeamRunRoutes:
         started = await self._store.start(call.new_run(agent, body.task, body, definition=definition))
         return _run(started, 202, {"X-Run-Id": started.run.run_id})
 
-    @operation(
+    @Operation(
         "POST",
         "/runs/stream",
         parameters=(LAST_EVENT_ID,),
@@ -143,7 +143,7 @@ class TeamRunRoutes:
             login, run_id, after=read_cursor(call.request, body.after), left=left
         )
 
-    @operation(
+    @Operation(
         "POST",
         "/runs/cancel",
         body=Body(CancelBody),
@@ -162,7 +162,7 @@ class TeamRunRoutes:
         found = await self._store.stop(run_id, by=call.login.actor, reason=body.reason)
         return _run(found, 200 if found.run.closed else 202)
 
-    @operation(
+    @Operation(
         "POST",
         "/runs/get",
         body=Body(RunBody),
@@ -176,7 +176,7 @@ class TeamRunRoutes:
         run_id = await self._access.may_read(call.login, body.run_id, "record")
         return _run(await self._store.get(run_id, deleted=call.user.reads_all))
 
-    @operation(
+    @Operation(
         "POST",
         "/runs/list",
         body=Body(ListRunsBody, optional=True),

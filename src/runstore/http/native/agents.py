@@ -15,7 +15,7 @@ from runstore.http.bodies import Body
 from runstore.http.errors import Forbidden
 from runstore.http.json import json_response
 from runstore.http.native.records import RunRecord, record_response
-from runstore.http.operations import Call, Problem, operation
+from runstore.http.operations import Call, Operation, Problem
 from runstore.http.requests import Parameter
 from runstore.http.schemas import FROM_HEADER, OF_A_START, RUN_HEADER, START_HEADERS, TEXT, json, stream
 from runstore.http.security.access import Access
@@ -99,12 +99,12 @@ class AgentRoutes:
         self._access = access
         self._subscribers = subscribers
 
-    @operation("GET", "/agents", answers={200: json("all agents", AgentPage)})
+    @Operation("GET", "/agents", answers={200: json("all agents", AgentPage)})
     async def list_agents(self, call: Call[None]) -> Response:
         """The agents that can be started."""
         return json_response(AgentPage(msgspec.convert(self._store.catalog.describe(), list[AgentRecord])))
 
-    @operation(
+    @Operation(
         "POST",
         "/agents/run-code/start",
         parameters=START_HEADERS,
@@ -116,7 +116,7 @@ class AgentRoutes:
         """Run Python, where that is enabled."""
         return await self._started(call)
 
-    @operation(
+    @Operation(
         "POST",
         "/agents/run-code/stream",
         parameters=START_HEADERS,
@@ -128,7 +128,7 @@ class AgentRoutes:
         """Run Python and follow it, where that is enabled."""
         return await self._followed(call)
 
-    @operation(
+    @Operation(
         "POST",
         "/agents/{agent}/start",
         parameters=(AGENT, *START_HEADERS),
@@ -140,7 +140,7 @@ class AgentRoutes:
         """Start a run."""
         return await self._started(call)
 
-    @operation(
+    @Operation(
         "POST",
         "/agents/{agent}/stream",
         parameters=(AGENT, *START_HEADERS),

@@ -20,7 +20,7 @@ from runstore.core.times import timestamp
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.json import Position, page_response
 from runstore.http.native.events import LINES, TYPES
-from runstore.http.operations import Call, ResponseSpec, operation
+from runstore.http.operations import Call, Operation, ResponseSpec
 from runstore.http.requests import (
     Parameter,
     Schema,
@@ -111,7 +111,7 @@ class AuditRoutes:
         self._access = access
         self._subscribers = subscribers
 
-    @operation(
+    @Operation(
         "GET",
         "/audit/events",
         parameters=(
@@ -143,7 +143,7 @@ class AuditRoutes:
         parts = _lines(pages) if form == "ndjson" else _rows(pages)
         return WatchedAnswer(parts, call.login, media_type=LINED[form], headers=VARY)
 
-    @operation(
+    @Operation(
         "GET",
         "/audit/events/stream",
         parameters=(*FILTERS, AFTER, LAST_EVENT_ID, LAST_EVENT_ID_PARAMETER),

@@ -10,7 +10,7 @@ from runstore.core import errors
 from runstore.core.threads import in_own_thread
 from runstore.http.errors import Forbidden
 from runstore.http.json import RunId, json_response
-from runstore.http.operations import Call, ResponseSpec, operation
+from runstore.http.operations import Call, Operation, ResponseSpec
 from runstore.http.requests import Parameter, read_choice
 from runstore.http.schemas import MAX_REASON, RUN_ID, json
 from runstore.http.security.access import Access
@@ -54,7 +54,7 @@ class DeletionRoutes:
         self._erasure = erasure
         self._purges = asyncio.Lock()  # one at a time: each has connections of its own
 
-    @operation(
+    @Operation(
         "DELETE",
         "/runs/{run_id}",
         parameters=(RUN_ID, PURGE, REASON, PSEUDONYM),

@@ -18,7 +18,7 @@ from runstore.http.following import RunStreams, check_cursor
 from runstore.http.json import RunId, Seq, json_response, page_response
 from runstore.http.native.included import EventPage
 from runstore.http.openai.stream import CHAT, CHUNKS
-from runstore.http.operations import Call, ResponseSpec, operation
+from runstore.http.operations import Call, Operation, ResponseSpec
 from runstore.http.requests import (
     FAMILIES,
     Parameter,
@@ -136,7 +136,7 @@ class EventRoutes:
         self._access = access
         self._following = following
 
-    @operation(
+    @Operation(
         "GET",
         "/runs/{run_id}/events",
         parameters=(
@@ -178,7 +178,7 @@ class EventRoutes:
         following = page[-1].seq if page and page[-1].seq < head.seq else None
         return page_response(map(envelope, page), following, headers)
 
-    @operation(
+    @Operation(
         "GET",
         "/runs/{run_id}/stream",
         parameters=(RUN_ID, AFTER, LAST_EVENT_ID, LAST_EVENT_ID_PARAMETER, TYPES, FORMAT),
@@ -203,7 +203,7 @@ class EventRoutes:
             call.login, run_id, after=after, only=only, translation=translation
         )
 
-    @operation(
+    @Operation(
         "POST",
         "/runs/{run_id}/events",
         parameters=(RUN_ID,),

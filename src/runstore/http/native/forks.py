@@ -13,7 +13,7 @@ from runstore.http.bodies import Body
 from runstore.http.errors import Forbidden
 from runstore.http.json import RunId, Seq, json_response
 from runstore.http.native.records import RunRecord, record
-from runstore.http.operations import Call, operation
+from runstore.http.operations import Call, Operation
 from runstore.http.requests import read_idempotency_key, read_traceparent
 from runstore.http.schemas import OF_A_START, RUN_ID, START_HEADERS, json
 from runstore.http.security.access import Access
@@ -56,7 +56,7 @@ class ForkRoutes:
         self._store = store
         self._access = access
 
-    @operation(
+    @Operation(
         "POST",
         "/runs/{run_id}/fork",
         parameters=(RUN_ID, *START_HEADERS),

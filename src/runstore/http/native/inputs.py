@@ -13,7 +13,7 @@ from runstore.core.times import timestamp
 from runstore.http.bodies import Body
 from runstore.http.json import RunId, Seq, Time, json_response
 from runstore.http.native.records import RunRecord, record_response
-from runstore.http.operations import Call, operation
+from runstore.http.operations import Call, Operation
 from runstore.http.requests import Parameter, read_cursor, read_number, whole
 from runstore.http.schemas import CURSOR, RUN_ID, json
 from runstore.http.security.access import Access
@@ -90,7 +90,7 @@ class InputRoutes:
         self._store = store
         self._access = access
 
-    @operation(
+    @Operation(
         "GET",
         "/runs/{run_id}/inputs",
         parameters=(RUN_ID, AFTER, LIMIT),
@@ -107,7 +107,7 @@ class InputRoutes:
         data = [_record(each, open=open) for each in page.inputs]
         return json_response(InputPage(data, page.next))
 
-    @operation(
+    @Operation(
         "POST",
         "/runs/{run_id}/inputs/{request_id}",
         parameters=(RUN_ID, REQUEST_ID),
@@ -132,7 +132,7 @@ class InputRoutes:
         await self._store.inputs.answer(run_id, head, request_id, body.answer, by=call.login.actor)
         return record_response(await self._store.get(run_id))
 
-    @operation(
+    @Operation(
         "POST",
         "/runs/{run_id}/inputs",
         parameters=(RUN_ID,),

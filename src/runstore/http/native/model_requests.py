@@ -5,7 +5,7 @@ from starlette.responses import Response
 from runstore.core import errors
 from runstore.core.model_requests import ModelRequest, RequestPage
 from runstore.http.json import json_response
-from runstore.http.operations import Call, operation
+from runstore.http.operations import Call, Operation
 from runstore.http.requests import MAX_CURSOR, MAX_CURSOR_DIGITS, Parameter, read_number, whole
 from runstore.http.schemas import RUN_ID, SEQ, json
 from runstore.http.security.access import Access
@@ -27,7 +27,7 @@ class RequestRoutes:
         self._store = store
         self._access = access
 
-    @operation(
+    @Operation(
         "GET",
         "/runs/{run_id}/requests",
         parameters=(RUN_ID, AFTER, LIMIT, OF_SEQ),
@@ -40,7 +40,7 @@ class RequestRoutes:
         run_id, _ = await self._access.read_head(call.request, "events")
         return json_response(await self._store.requests(run_id, after=after, limit=limit, seq=seq))
 
-    @operation(
+    @Operation(
         "GET",
         "/runs/{run_id}/requests/{n}",
         parameters=(RUN_ID, N),

@@ -11,7 +11,7 @@ from runstore.core.errors import RunstoreError
 from runstore.core.threads import in_own_thread
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.json import json_response
-from runstore.http.operations import Call, ResponseSpec, operation
+from runstore.http.operations import Call, Operation, ResponseSpec
 from runstore.http.requests import Parameter
 from runstore.http.schemas import TEXT, json
 from runstore.maintenance.projection_status import ProjectionStatus
@@ -58,7 +58,7 @@ class ProjectionRoutes:
         self._rebuilt: set[str] = set()  # in this process, now
         self._lock = threading.Lock()
 
-    @operation(
+    @Operation(
         "GET",
         "/projections",
         answers={200: json("the projections", ProjectionPage)},
@@ -70,7 +70,7 @@ class ProjectionRoutes:
             raise Forbidden("the state of the projections is for admins and auditors")
         return json_response(ProjectionPage(await in_own_thread(self._projections.status)))
 
-    @operation(
+    @Operation(
         "POST",
         "/projections/{name}/rebuild",
         parameters=(PROJECTION,),
@@ -105,7 +105,7 @@ class ProjectionRoutes:
             with self._lock:
                 self._rebuilt.discard(name)
 
-    @operation("GET", "/prices", answers={200: json("the prices", PricePage)})
+    @Operation("GET", "/prices", answers={200: json("the prices", PricePage)})
     async def list_prices(self, call: Call[None]) -> Response:
         """The prices of models, by which the cost of runs is reckoned."""
         found = [

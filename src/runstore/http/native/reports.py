@@ -25,7 +25,7 @@ from runstore.http.native.report_records import (
     tool_record,
     usage_record,
 )
-from runstore.http.operations import Call, operation
+from runstore.http.operations import Call, Operation
 from runstore.http.requests import Parameter, Schema, read_choice, read_days, read_number, read_period, whole
 from runstore.http.schemas import LIMIT, MOMENT, NAME, TEXT, UUID, json
 from runstore.http.security.access import Access
@@ -92,7 +92,7 @@ class ReportRoutes:
         self._reports = reports
         self._access = access
 
-    @operation(
+    @Operation(
         "GET",
         "/audit/runs",
         parameters=(
@@ -134,7 +134,7 @@ class ReportRoutes:
         )  # fmt: skip
         return json_response(AuditRunPage([audit_run(run) for run in report.runs], totals, report.next))
 
-    @operation(
+    @Operation(
         "GET",
         "/audit/usage",
         parameters=(GROUP, USER_ID, AGENT, Parameter("model", NAME, "of this model"), SINCE_DAY, UNTIL_DAY),
@@ -158,7 +158,7 @@ class ReportRoutes:
             )
         return json_response(UsageList([usage_record(row) for row in rows]))
 
-    @operation(
+    @Operation(
         "GET",
         "/audit/tools",
         parameters=(TOOL_GROUP, AGENT, Parameter("tool", NAME, "of this tool"), SINCE_DAY, UNTIL_DAY),
@@ -182,7 +182,7 @@ class ReportRoutes:
         found = [tool_record(row) for row in rows]
         return json_response(ToolList(found))
 
-    @operation(
+    @Operation(
         "GET",
         "/audit/search",
         parameters=(
@@ -230,7 +230,7 @@ class ReportRoutes:
         ]  # fmt: skip
         return json_response(SearchPage(hits, found.next))
 
-    @operation(
+    @Operation(
         "GET",
         "/sessions",
         parameters=(

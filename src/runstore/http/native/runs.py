@@ -16,7 +16,7 @@ from runstore.http.following import RunStreams
 from runstore.http.json import json_list, json_response
 from runstore.http.native.included import INCLUDES, Includes, read_include
 from runstore.http.native.records import RunPage, RunRecord, listed, record_response
-from runstore.http.operations import Call, operation
+from runstore.http.operations import Call, Operation
 from runstore.http.requests import (
     Parameter,
     read_choice,
@@ -63,7 +63,7 @@ class RunRoutes:
         self._following = following
         self._includes = Includes(store)
 
-    @operation(
+    @Operation(
         "GET",
         "/runs",
         parameters=(
@@ -116,7 +116,7 @@ class RunRoutes:
         data = await json_list(listed(run) for run in found.runs)
         return json_response(RunPage(data, found.next))  # type: ignore[arg-type]
 
-    @operation(
+    @Operation(
         "GET",
         "/runs/{run_id}",
         parameters=(
@@ -146,7 +146,7 @@ class RunRoutes:
         found = await self._store.get(run_id, at=at, deleted=call.user.reads_all)
         return record_response(found, included=await self._includes.read(found, names))
 
-    @operation(
+    @Operation(
         "GET",
         "/runs/{run_id}/trace",
         parameters=(RUN_ID,),
@@ -157,7 +157,7 @@ class RunRoutes:
         run_id, _ = await self._access.read_head(call.request, "record")
         return json_response(await self._store.trace(run_id))
 
-    @operation(
+    @Operation(
         "POST",
         "/runs/{run_id}/stop",
         parameters=(RUN_ID,),

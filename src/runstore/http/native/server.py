@@ -12,7 +12,7 @@ from starlette.responses import Response
 from runstore.http.errors import Forbidden, error_response
 from runstore.http.json import Count, json_response
 from runstore.http.openapi import Surfaces, document
-from runstore.http.operations import Call, ResponseSpec, operation
+from runstore.http.operations import Call, Operation, ResponseSpec
 from runstore.http.requests import Parameter, has_already
 from runstore.http.schemas import ETAG, JSON, NOT_MODIFIED, TEXT, json
 from runstore.http.security.auth import Authenticator
@@ -83,7 +83,7 @@ class ServerRoutes:
         self._surfaces = surfaces
         self._authenticator = authenticator
 
-    @operation("GET", "/me", answers={200: json("the user", Me)})
+    @Operation("GET", "/me", answers={200: json("the user", Me)})
     async def read_me(self, call: Call[None]) -> Response:
         """The user of this request, and what that user may do."""
         user, key_id = call.user, call.login.key_id
@@ -95,14 +95,14 @@ class ServerRoutes:
         me = Me(user.user_id, sorted(user.roles), sorted(user.workspaces), key_id, login, version("runstore"))
         return json_response(me, headers={"Cache-Control": "no-store"})
 
-    @operation("GET", "/workers", answers={200: json("the workers", WorkerPage)}, problems=(Forbidden,))
+    @Operation("GET", "/workers", answers={200: json("the workers", WorkerPage)}, problems=(Forbidden,))
     async def list_workers(self, call: Call[None]) -> Response:
         """List the workers of this database, oldest first; for admins and auditors."""
         if not call.user.reads_all:
             raise Forbidden("the workers are for admins and auditors")
         return json_response(WorkerPage(await self._list_workers()))
 
-    @operation(
+    @Operation(
         "GET",
         "/database",
         answers={200: json("the database", DatabaseRecord)},
@@ -114,14 +114,14 @@ class ServerRoutes:
             raise Forbidden("the size of the database is for admins and auditors")
         return json_response(await self._read_database(), headers={"Cache-Control": "no-store"})
 
-    @operation(
+    @Operation(
         "GET", "/healthz", answers={200: json("the process is alive", Health)}, strict=False, open=True
     )
     async def check_health(self, call: Call[None]) -> Response:
         """Check that the process is alive."""
         return json_response(Health())
 
-    @operation(
+    @Operation(
         "GET",
         "/readyz",
         answers={200: json("the log takes writes", Health)},
@@ -134,7 +134,7 @@ class ServerRoutes:
         reason = self._not_ready()
         return error_response(503, "not_ready", reason) if reason else json_response(Health())
 
-    @operation(
+    @Operation(
         "GET",
         "/metrics",
         answers={
@@ -154,7 +154,7 @@ class ServerRoutes:
         body, media_type = self._expose(call.request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
 
-    @operation(
+    @Operation(
         "GET",
         "/openapi.json",
         parameters=(Parameter("If-None-Match", TEXT, "the ETag of an earlier answer", "header"),),

@@ -19,7 +19,7 @@ from runstore.core.transcript import result_text
 from runstore.http.json import Count, Time, json_response
 from runstore.http.native.records import RunRecord, record
 from runstore.http.native.runs import AT
-from runstore.http.operations import Call, operation
+from runstore.http.operations import Call, Operation
 from runstore.http.requests import MAX_CURSOR, Parameter, read_number, whole
 from runstore.http.schemas import CURSOR, RUN_ID, UUID, json
 from runstore.http.security.access import Access
@@ -115,7 +115,7 @@ class StepRoutes:
         self._prices = prices
         self._reader = StepReader(store.events, threads)
 
-    @operation(
+    @Operation(
         "GET",
         "/runs/{run_id}/steps",
         parameters=(RUN_ID, AT, AFTER, CHANGED, LIMIT),
@@ -137,7 +137,7 @@ class StepRoutes:
 
         return await self._reader.call(answer)
 
-    @operation(
+    @Operation(
         "GET",
         "/runs/{run_id}/compare/{other_id}",
         parameters=(RUN_ID, OTHER_ID),

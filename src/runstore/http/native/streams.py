@@ -8,7 +8,7 @@ from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, NamedRunCursors, Own
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.following import RunStreams
 from runstore.http.native.events import TYPES
-from runstore.http.operations import Call, operation
+from runstore.http.operations import Call, Operation
 from runstore.http.requests import Parameter, read_filter, read_ids, read_seq
 from runstore.http.schemas import NOTHING_LEFT, SEVERAL, TEXT, TOO_MANY_STREAMS, stream
 from runstore.http.security.access import Access
@@ -24,7 +24,7 @@ class StreamRoutes:
         self._access = access
         self._following = following
 
-    @operation(
+    @Operation(
         "GET",
         "/stream",
         parameters=(

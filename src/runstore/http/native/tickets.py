@@ -12,7 +12,7 @@ from runstore.core.times import now_ms, timestamp
 from runstore.http.bodies import Body
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.json import RunId, Time, json_response
-from runstore.http.operations import Call, operation
+from runstore.http.operations import Call, Operation
 from runstore.http.schemas import RUN_ID, json
 from runstore.http.security.access import Access
 from runstore.http.security.signing import (
@@ -70,7 +70,7 @@ class TicketRoutes:
         self._access = access
         self._signer = signer
 
-    @operation(
+    @Operation(
         "POST",
         "/runs/{run_id}/ticket",
         parameters=(RUN_ID,),
@@ -88,7 +88,7 @@ class TicketRoutes:
             return self._answer(call, answers_of(run_id), f"/runs/{run_id}/inputs?", body.ttl_s)
         return self._answer(call, of_run(run_id), f"/runs/{run_id}/stream?", body.ttl_s)
 
-    @operation(
+    @Operation(
         "POST",
         "/stream/ticket",
         body=Body(SeveralBody, optional=True),

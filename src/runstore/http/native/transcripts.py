@@ -18,7 +18,7 @@ from runstore.core.records import record_of
 from runstore.core.run import Run
 from runstore.core.threads import Threads, asking
 from runstore.core.times import timestamp
-from runstore.http.operations import Call, ResponseSpec, operation
+from runstore.http.operations import Call, Operation, ResponseSpec
 from runstore.http.requests import prefers
 from runstore.http.schemas import RUN_ID, TEXT
 from runstore.http.security.access import Access
@@ -66,7 +66,7 @@ class TranscriptRoutes:
         self._access = access
         self._threads = threads
 
-    @operation(
+    @Operation(
         "GET",
         "/runs/{run_id}/transcript",
         parameters=(RUN_ID,),

@@ -46,7 +46,7 @@ from runstore.http.openai.stream import (
     ending_error,
     input_required,
 )
-from runstore.http.operations import Call, Problem, ResponseSpec, operation
+from runstore.http.operations import Call, Operation, Problem, ResponseSpec
 from runstore.http.requests import Parameter, read_header
 from runstore.http.schemas import FROM_HEADER, JSON, OF_A_START, RUN_HEADER, START_HEADERS, TEXT, json
 from runstore.http.streaming.sse import CLIENT_DISCONNECT, EventStream, OnDisconnect, cancel_run
@@ -94,12 +94,12 @@ class ChatRoutes:
     # Clients add parameters to the query, as LibreChat's `?user=` and Azure's `?api-version=`. These are
     # ignored, as are unknown fields of a body.
 
-    @operation("GET", "/models", answers={200: json("all models", ModelList)}, strict=False)
+    @Operation("GET", "/models", answers={200: json("all models", ModelList)}, strict=False)
     async def list_models(self, call: Call[None]) -> Response:
         """The agents as OpenAI's models."""
         return json_response(ModelList([Model(name) for name in self._models()]))
 
-    @operation(
+    @Operation(
         "GET",
         "/models/{model}",
         parameters=(MODEL,),
@@ -113,7 +113,7 @@ class ChatRoutes:
         self._check_model(name)
         return json_response(Model(name))
 
-    @operation(
+    @Operation(
         "POST",
         "/chat/completions",
         parameters=(SESSION_ID, STRATEGY, ON_DISCONNECT, *START_HEADERS),
