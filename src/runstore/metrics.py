@@ -98,7 +98,9 @@ class Metrics(Collector):
             "runstore_runs_forced", "Runs closed without waiting for their agent.", supervisor.forced
         )
         yield _gauge(
-            "runstore_agents_abandoned", "Agents still running after that.", value=supervisor.abandoned
+            "runstore_agents_abandoned",
+            "Agents still running after their run was closed by force.",
+            value=supervisor.abandoned,
         )
         yield _gauge(
             "runstore_threads_abandoned",
@@ -116,7 +118,11 @@ class Metrics(Collector):
 
     def _agent_processes(self, shared: AgentProcesses) -> Iterator[Metric]:
         yield _gauge("runstore_agent_processes", "Processes that agents share.", value=shared.running)
-        yield _gauge("runstore_agent_processes_available", "Those of them that take runs.", value=shared.open)
+        yield _gauge(
+            "runstore_agent_processes_available",
+            "Shared agent processes that accept runs.",
+            value=shared.open,
+        )
         yield _counter(
             "runstore_agent_processes_lost", "Processes of agents that ended unexpectedly.", shared.lost
         )

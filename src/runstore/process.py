@@ -33,8 +33,10 @@ from runstore.settings import Settings, use_folder
 
 OPEN_FILES = 65_536  # descriptors to have, if allowed; each connection takes one, and 1,024 are usual
 FLUSH_OUTPUT_S = 1.0  # seconds at exit to flush standard output and standard error
-LOOK_S = 0.2  # seconds between two looks whether runs are under way
-KEEP_WITHIN_S = 300.0  # seconds after the start until collections of all objects stay long
+LOOK_S = 0.2  # seconds between two checks for active runs
+KEEP_WITHIN_S = (
+    300.0  # seconds after the start to wait for a moment without runs; then full collections stay long
+)
 FLUSH_SPANS_S = 1.0  # seconds at exit for a tracer provider to export its last spans
 
 log = structlog.get_logger(__name__)
@@ -205,7 +207,7 @@ def _warm_up(runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
 
 
 def _keep_imports(runtime: Runtime) -> None:
-    """Wait for a moment without runs, whose objects have to be collected, for KEEP_WITHIN_S at most."""
+    """Exempt the imports from full collections in a moment without runs, whose objects must not be exempt."""
     deadline = time.monotonic() + KEEP_WITHIN_S
     while runtime.supervisor.running:
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""A streaming replica of a PostgreSQL of a test's own."""
+"""A streaming replica of a PostgreSQL server of a test's own."""
 
 from pathlib import Path
 

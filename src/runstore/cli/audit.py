@@ -120,18 +120,26 @@ def runs(
         str | None, typer.Option(help="Queued at this time or later: 2026-11-20T10:00:00Z.")
     ] = None,
     until: Annotated[str | None, typer.Option(help="Queued at this time or earlier.")] = None,
-    min_duration_ms: Annotated[int | None, typer.Option(min=1, help="Only runs that took so long.")] = None,
-    min_tokens: Annotated[int | None, typer.Option(min=1, help="Only runs with so many tokens.")] = None,
-    min_cost: Annotated[str | None, typer.Option(help="Only runs that cost so much: 0.25.")] = None,
-    max_duration_ms: Annotated[int | None, typer.Option(min=1, help="Only runs that took no longer.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Only runs with no more tokens.")] = None,
-    max_cost: Annotated[str | None, typer.Option(help="Only runs that cost no more.")] = None,
+    min_duration_ms: Annotated[
+        int | None, typer.Option(min=1, help="Only runs of at least this many milliseconds.")
+    ] = None,
+    min_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Only runs with at least this many tokens.")
+    ] = None,
+    min_cost: Annotated[str | None, typer.Option(help="Only runs of at least this cost: 0.25.")] = None,
+    max_duration_ms: Annotated[
+        int | None, typer.Option(min=1, help="Only runs of at most this many milliseconds.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Only runs with at most this many tokens.")
+    ] = None,
+    max_cost: Annotated[str | None, typer.Option(help="Only runs of at most this cost.")] = None,
     text: Annotated[str | None, typer.Option(help='Only runs with these words and "phrases".')] = None,
     sort: Annotated[
         Literal["created", "failed", "cost", "tokens", "duration"],
-        typer.Option(help="Order, the greatest first."),
+        typer.Option(help="Order, largest first."),
     ] = "created",
-    ascending: Annotated[bool, typer.Option("--ascending", help="The least first.")] = False,
+    ascending: Annotated[bool, typer.Option("--ascending", help="Smallest first.")] = False,
     limit: Limit = None,
     form: Form,
     api: Api,

@@ -39,7 +39,7 @@ DatabaseUrlFile = Annotated[
 ]
 DatabaseReadUrl = Annotated[
     str | None,
-    typer.Option(envvar="RUNSTORE_DATABASE_READ_URL", help="A read replica of a PostgreSQL."),
+    typer.Option(envvar="RUNSTORE_DATABASE_READ_URL", help="URL of a PostgreSQL read replica."),
 ]
 DatabaseReadUrlFile = Annotated[
     str | None, typer.Option(envvar="RUNSTORE_DATABASE_READ_URL_FILE", help="File that holds this URL.")
@@ -71,7 +71,10 @@ Projections = Annotated[
     ),
 ]
 Capacity = Annotated[
-    int | None, typer.Option(envvar="RUNSTORE_CAPACITY", help="Runs at once; more wait as queued.")
+    int | None,
+    typer.Option(
+        envvar="RUNSTORE_CAPACITY", help="Maximum number of concurrent runs; further runs are queued."
+    ),
 ]
 AgentProcesses = Annotated[
     int | None,

@@ -100,7 +100,7 @@ class Threads:
             if self._wait_s is not None:
                 await asyncio.wait([result], timeout=self._wait_s)
                 if not result.done() and future.cancel():
-                    raise Busy(f"too many requests of this kind: this one waited for {self._wait_s:g} s")
+                    raise Busy(f"the server is busy: no free thread within {self._wait_s:g} s")
             return await result
         except asyncio.CancelledError:
             future.cancel()
@@ -138,7 +138,7 @@ class Threads:
         while (call := self._take()) is not None:
             by = call.by
             call.make()
-            del call  # do not keep its result while idle
+            del call  # release the result while the thread waits
             with self._news:
                 self._working[by] -= 1
                 if not self._working[by]:

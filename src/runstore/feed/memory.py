@@ -178,7 +178,7 @@ class MemoryFeed:
                     listener(commit)
 
     def notice(self, heads: Mapping[str, int]) -> None:
-        """The log has events up to these seqs of runs: readers that are behind read the log."""
+        """Note the heads of runs in the log; readers behind them read the log."""
         waiting: Waiting = {}
         for run_id, seq in heads.items():
             channel = self._channels.get(run_id)

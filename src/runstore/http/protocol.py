@@ -205,9 +205,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise _too_large_head()
         self.server_state.hold_head(self, self._head_bytes if self._in_head else 0)
         if self._framing_bytes > MAX_FRAMING_BYTES + self._framing_allowed:
-            message = (
-                f"a chunked body may have {MAX_FRAMING_BYTES >> 10} KiB of trailers and chunk extensions"
-            )
+            message = f"at most {MAX_FRAMING_BYTES >> 10} KiB of trailers and chunk extensions are allowed"
             raise Refused(431, "headers_too_large", message)
 
     def on_message_begin(self) -> None:
@@ -218,7 +216,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._in_head:
             return  # drop a trailer: no proxy has checked it, and no route needs one
         if len(self.headers) >= MAX_HEADERS:
-            raise Refused(431, "headers_too_large", f"a request may have {MAX_HEADERS} headers")
+            raise Refused(431, "headers_too_large", f"at most {MAX_HEADERS} headers are allowed in a request")
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -424,4 +422,6 @@ _TOO_MANY_HEADS = Refused(503, "server_busy", "too many heads of requests arrive
 
 
 def _too_large_head() -> Refused:
-    return Refused(431, "headers_too_large", f"a request may have {MAX_HEAD_BYTES >> 10} KiB of headers")
+    return Refused(
+        431, "headers_too_large", f"at most {MAX_HEAD_BYTES >> 10} KiB of headers are allowed in a request"
+    )

@@ -297,7 +297,7 @@ def _filter(text: str) -> EventFilter:
     """Cached, so that streams with the same text share one filter."""
     names = text.split(",", MAX_FILTER_TYPES)
     if len(names) > MAX_FILTER_TYPES:
-        raise BadRequest(f"types may have {MAX_FILTER_TYPES} names", code="invalid_parameter")
+        raise BadRequest(f"at most {MAX_FILTER_TYPES} names are allowed in types", code="invalid_parameter")
     for name in names:
         prefix = name.removesuffix("*") if name.endswith(".*") else ""
         known_type = name in EVENT_CLASSES or CUSTOM_TYPE.fullmatch(name)

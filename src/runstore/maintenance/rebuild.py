@@ -32,7 +32,7 @@ from runstore.projections.runner import LEASE_S, POLL_S, TURN_S
 from runstore.projections.silences import Silences
 
 WATCH_S = 0.1  # seconds between two checks of another process's rebuild
-MEET_WITHIN = 100_000  # positions by which one is ahead at most if it waits for the others: a second or so
+MEET_WITHIN = 100_000  # positions that a rebuild may be ahead while it waits for the others: about a second
 
 Progress = Callable[[int, int], None]  # position reached, position to reach
 ProgressOfEach = Callable[[str, int, int], None]  # the projection's name, and the same

@@ -120,7 +120,7 @@ class ProjectionRunner:
     def run(self, *, once: bool = False) -> None:
         """Work until `stop`; with `once`, only until no projection has anything left to do.
 
-        With `once` it raises the error that has kept it from its work for ONCE_S, mostly the database's.
+        With `once`, raise the error that has blocked the work for ONCE_S seconds, usually a database error.
         """
         backoff, worked_s, well_at = Backoff(FIRST_WAIT_S, LAST_WAIT_S), 0.0, time.monotonic()
         while not self._stopping.is_set():

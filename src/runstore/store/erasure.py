@@ -65,7 +65,7 @@ _LISTED = select(func.count()).select_from(runs).where(runs.c.purged == 0)
 class ToErase(Struct, frozen=True):
     """The data to erase: a user, or one run of a user.
 
-    `pseudonym`: also replace the names in the data that stays, also in runs that were purged before.
+    `pseudonym`: also replace the names in the remaining data, including runs purged earlier.
     """
 
     user_id: str

@@ -29,7 +29,7 @@ class KnownRuns(Generic[T]):
         self._known: dict[str, T] = {}
 
     async def current(self) -> dict[str, T]:
-        """The cache, without anything that was read before the last purge that a look has found.
+        """The cache. It is emptied when a check finds a new purge.
 
         Add to it only facts that were read after this call: a purge replaces the dictionary, and leaves that
         of concurrent callers to them.

@@ -46,7 +46,7 @@ from runstore.store.request_reads import MAX_LISTED, list_requests, read_request
 from runstore.store.trace import read_trace
 
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is cached
-OWNERS_TRUST_S = 1.0  # seconds in which an owner may still be the one of before a purge, as with API keys
+OWNERS_TRUST_S = 1.0  # seconds that a cached owner may outlive a purge (API keys: the same)
 DEFAULT_LIMITS = Limits()
 
 T = TypeVar("T")

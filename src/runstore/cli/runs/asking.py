@@ -33,10 +33,10 @@ def inputs(run_id: RunId, as_json: Json = False, url: Url = None, api_key: ApiKe
 
 def answer(
     run_id: RunId,
-    request_id: Annotated[str, typer.Argument(show_default=False, help="As `runs inputs` shows it.")],
-    answer: Annotated[
-        str | None, typer.Argument(show_default=False, help="JSON, or text that is no JSON.")
-    ] = None,
+    request_id: Annotated[
+        str, typer.Argument(show_default=False, help="Request id, as printed by `runs inputs`.")
+    ],
+    answer: Annotated[str | None, typer.Argument(show_default=False, help="JSON, or plain text.")] = None,
     approve: Annotated[
         bool | None, typer.Option("--approve/--reject", help="Answer an approval.", show_default=False)
     ] = None,

@@ -29,7 +29,7 @@ class Subscription(Protocol):
 
     @property
     def generation(self) -> int:
-        """Another number once copies of the run's events may differ from the log: drop them."""
+        """Changes when cached copies of the run's events may be stale; the reader then drops its copies."""
 
     def take(self, after: int) -> Sequence[TailEvent] | None:
         """The events from `after` + 1 on, up to the run's ending; None if there is a gap: read the log."""

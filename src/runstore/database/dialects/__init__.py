@@ -31,7 +31,7 @@ def open_dialect(url: URL, *, statement_timeout: bool = True, connect_s: int = C
 
     Args:
         statement_timeout: apply the statement timeout (serving processes only).
-        connect_s: seconds for a PostgreSQL to accept a connection.
+        connect_s: seconds for PostgreSQL to accept a connection.
 
     Raises:
         ConfigError: the database is unknown, or its driver is not installed.

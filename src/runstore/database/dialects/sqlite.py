@@ -132,7 +132,7 @@ class SqliteDialect:
             connection.rollback()  # ends the transaction that SQLAlchemy assumes
             connection.info["looks_often"] = True
         if not connection.in_transaction():
-            connection.begin()  # for SQLAlchemy; the driver begins here, in a tenth of SQLAlchemy's time
+            connection.begin()  # SQLAlchemy's own mark; the driver's BEGIN below is ten times faster
         driver, deadline = _driver(connection), time.monotonic() + BUSY_TIMEOUT_S
         while True:
             try:

@@ -99,6 +99,6 @@ def _answer(request: Request, asset: Asset, caching: str) -> Response:
         response = Response(asset.gzipped, headers=headers, media_type=asset.media_type)
     else:
         response = Response(asset.body, headers=headers, media_type=asset.media_type)
-    # The last header: a browser takes headers that are cut for whole ones, and must not keep such a file.
+    # Set last: browsers accept truncated headers, and must not cache such a file.
     response.headers["Cache-Control"] = caching
     return response

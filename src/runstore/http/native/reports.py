@@ -51,7 +51,7 @@ STATUS = Parameter("status", {"enum": list(STATUSES)}, "in this state")
 SORT = Parameter(
     "sort",
     {"enum": list(SORTS), "default": "created"},
-    "the greatest first; `failed`: failed runs first, each group newest first",
+    "largest first; `failed`: failed runs first, each group newest first",
 )
 WITH_DELETED = Parameter(
     "deleted", {"enum": ["any", "false"], "default": "any"}, "`false`: without deleted and purged runs"

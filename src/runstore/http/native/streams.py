@@ -68,7 +68,9 @@ class StreamRoutes:
         """The runs of `?run_id=`, each with the seq after its `:` or 0; the user may read all of them."""
         names = call.request.query_params.getlist("run_id")
         if len(names) > MAX_FOLLOWED_RUNS:
-            raise BadRequest(f"run_id may be given {MAX_FOLLOWED_RUNS} times", code="invalid_parameter")
+            raise BadRequest(
+                f"at most {MAX_FOLLOWED_RUNS} values of run_id are allowed", code="invalid_parameter"
+            )
         seqs = {}
         for name in names:
             run_id = await self._access.may_read(call.login, run_id_of(name), "stream")

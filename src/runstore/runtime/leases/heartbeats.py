@@ -195,7 +195,7 @@ def _new_row(worker_id: str, capacity: int) -> dict[str, Any]:
 
 
 def _beat(connection: Connection, row: Mapping[str, Any]) -> None:
-    """Count up our own beat. A row that others have removed, since they took us for dead, is made again."""
+    """Increment this worker's beat; insert its row again if another process removed it."""
     this = workers.c.worker_id == row["worker_id"]
     counted = connection.execute(
         update(workers).where(this).values(beat=workers.c.beat + 1, beat_at=now_ms())

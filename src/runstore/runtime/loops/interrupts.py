@@ -18,11 +18,10 @@ def interrupt(thread_id: int) -> None:
 
 
 def drop_interrupt() -> None:
-    """Drop an `Interrupted` that was sent to the calling thread, and that it may not have raised yet.
+    """Drop a pending `Interrupted` of this thread by raising and catching it here.
 
-    So it is raised here. CPython could also withdraw it, but until 3.12 leaves a flag set that makes every
-    thread look for such an exception at each call. In 3.11 a thread with a profiler or a debugger then looks
-    without end.
+    CPython can also withdraw it, but until 3.12 that leaves a flag set: every thread then checks for such an
+    exception at each call, and in 3.11 a thread with a profiler or a debugger checks without end.
     """
     with suppress(Interrupted):
         interrupt(threading.get_ident())

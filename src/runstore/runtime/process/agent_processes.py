@@ -18,9 +18,9 @@ from runstore.runtime.process.fork_server import MANY_RUNS
 from runstore.runtime.process.own_processes import how_it_ended
 from runstore.runtime.process.processes import Child, Processes
 
-BLOCKED_S = 1.0  # seconds without a sign of life after which a process gets no more runs
-KILL_S = 10.0  # seconds without one after which a process is killed, so that its runs go on elsewhere
-LOOK_S = 0.25  # seconds between two checks of that
+BLOCKED_S = 1.0  # seconds without a message until a process gets no more runs
+KILL_S = 10.0  # seconds without a message until a process is killed, so that its runs go on elsewhere
+LOOK_S = 0.25  # seconds between two checks for messages
 CLOSE_S = 7.5  # seconds for a process to close what its agents hold: 5 for resources, then loops, spans
 FIRST_PAUSE_S = 0.1  # seconds before a process that has crashed is started again; doubled each time
 LAST_PAUSE_S = 10.0

@@ -24,7 +24,7 @@ class RunsQuery(Struct, frozen=True, kw_only=True):
     """A filter for runs. `since`, `until`: when they were queued, ms since 1970, both inclusive.
 
     `text`: words that one event of the run has. `cost`: in nano units of the currency.
-    `deleted`: also deleted and purged runs. `ascending`: the least first. `totals`: also the sums of all
+    `deleted`: also deleted and purged runs. `ascending`: smallest first. `totals`: also the sums of all
     matching runs, however many these are.
     """
 
