@@ -5,11 +5,10 @@ agent, not one that a tool calls; of a Graph or Swarm any node. A message that c
 model call gives it one more turn.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import structlog
-from strands import Agent
 from strands.hooks import AfterInvocationEvent, BeforeModelCallEvent
 
 from runstore.core.codec import json_size
@@ -19,9 +18,8 @@ from runstore.core.events import InputReplaced, Place
 from runstore.core.ports import AddedMessage
 from runstore.runtime.memory.held import bare
 from runstore.runtime.memory.oversized import PART_BYTES
-from runstore.runtime.memory.resume import Memory, is_run
-from runstore.runtime.strands.closable_recorder import ClosableRecorder
-from runstore.runtime.strands.conversation import LoggedConversation
+from runstore.runtime.memory.resume import is_run
+from runstore.runtime.strands.recording import Recording
 
 ENDED = ("end_turn", "stop_sequence")  # stop reasons of an agent that may take another turn
 
@@ -32,28 +30,18 @@ class AddedMessages:
     """The added messages of one attempt.
 
     Args:
-        place: returns the place where an agent currently works.
         nodes: the paths of the nodes of a Graph or Swarm.
-        logged: the conversations of the agents at work.
     """
 
-    def __init__(
-        self,
-        run_id: str,
-        recorder: ClosableRecorder,
-        memory: Memory,
-        place: Callable[[Agent], Place],
-        nodes: Set[str],
-        logged: Mapping[Place, LoggedConversation],
-    ) -> None:
+    def __init__(self, recording: Recording, nodes: Set[str]) -> None:
         self.refused: list[int] = []  # seqs of the messages that no event can hold with the model's input
         self.hears = False  # whether another attempt takes the messages that come from now on
-        self._run_id = run_id
-        self._recorder = recorder
-        self._memory = memory
-        self._place = place
+        self._run_id = recording.context.run_id
+        self._recorder = recording.recorder
+        self._unheard = recording.memory.unheard
+        self._place = recording.agents.place
         self._nodes = nodes
-        self._logged = logged
+        self._logged = recording.logged
         self._recorded: set[Place] = set()  # places whose next message is in the log already
 
     async def before_call(self, event: BeforeModelCallEvent) -> None:
@@ -121,8 +109,8 @@ class AddedMessages:
 
     async def _new(self) -> list[AddedMessage]:
         """The messages that no agent has taken."""
-        found = await self._recorder.added(self._memory.unheard.after)
-        return [each for each in found if each.seq in self._memory.unheard]  # others may have taken some
+        found = await self._recorder.added(self._unheard.after)
+        return [each for each in found if each.seq in self._unheard]  # others may have taken some
 
     async def _give(
         self,
@@ -138,20 +126,20 @@ class AddedMessages:
             if (wrong := await give([each])) is None:
                 return
             self.refused.append(each.seq)
-            self._memory.unheard.take(each.seq)
+            self._unheard.take(each.seq)
             log.warning("added_message_refused", run_id=self._run_id, seq=each.seq, error=str(wrong))
 
     async def _record(
         self, place: Place, added: Sequence[AddedMessage], message: Any, *, count: int
     ) -> InvalidEvent | None:
         """Record the input that an agent gets. `count`: the messages that it replaces."""
-        taken = self._memory.unheard.take(added[-1].seq)  # now: another node must not take them, too
+        taken = self._unheard.take(added[-1].seq)  # now: another node must not take them, too
         replaced = InputReplaced(
             agent=place.agent, messages=[bare(message)], count=count, added=added[-1].seq
         )
         wrong = await self._recorder.try_record(replaced)
         if wrong is not None:
-            self._memory.unheard.give_back(taken)
+            self._unheard.give_back(taken)
         return wrong
 
 

@@ -28,9 +28,11 @@ from runstore.runtime.strands import patches
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import agent_error, unwrapped
 from runstore.runtime.strands.hierarchy import agents_of
-from runstore.runtime.strands.hooks import STATE_KEY, Hooks
+from runstore.runtime.strands.hooks import Hooks
 from runstore.runtime.strands.internals import answers_object, has_session_manager
 from runstore.runtime.strands.interrupts import is_of_background, kept_by_session
+from runstore.runtime.strands.invocations import STATE_KEY
+from runstore.runtime.strands.model_calls import ModelCalls
 from runstore.runtime.strands.nodes import nodes_of
 from runstore.runtime.strands.providers import has_providers
 from runstore.runtime.strands.redaction import may_redact
@@ -138,17 +140,17 @@ class StrandsAgent:
             try:
                 ended = await self._attend(self._follow(stream, hooks, closable), closable)
             finally:
-                await _record_unfinished(hooks, recorder)
+                await _record_unfinished(hooks.model_calls, recorder)
             if requests := hooks.interrupts.requests(ended):
                 self._check_resumable(requests, goes_on)
                 return Asked(requests)
             conversations = [agent.messages for _, agent in self._agents]
-            result = result_of(ended, hooks.model_errors, conversations)
+            result = result_of(ended, hooks.model_calls.errors, conversations)
         except Exception as error:
             if (cut := self._cut_result(error)) is not None:
                 await recorder.record(AgentFinished(agent=self._root))
                 return hooks.result(cut)
-            failure = _failure(error, hooks, closable)
+            failure = _failure(error, hooks.model_calls, closable)
             if isinstance(failure, AgentError):
                 await self._finish(hooks, recorder)
             raise failure from (None if failure is error else error)
@@ -157,7 +159,7 @@ class StrandsAgent:
 
     async def _finish(self, hooks: Hooks, recorder: RunRecorder) -> None:
         """Take back the text that belongs to no answer, and record the end of the agent."""
-        for event in hooks.answers.take_back_all("failed"):
+        for event in hooks.recording.answers.take_back_all("failed"):
             await recorder.commit(event)
         await recorder.record(AgentFinished(agent=self._root))
 
@@ -207,7 +209,7 @@ class StrandsAgent:
         """See `Agent.cancel`. strands checks at the model's next chunk and before each tool."""
         self._stop_requested = True
         if self._hooks is not None:
-            self._hooks.answers.stopping = True
+            self._hooks.recording.answers.stopping = True
         # Cancel each agent directly, including those made for a call: strands passes a cancel down by
         # polling, 50 ms a level.
         for agent in self._hooks.agents if self._hooks else [agent for _, agent in self._agents]:
@@ -227,11 +229,11 @@ class StrandsAgent:
             nodes=nodes,
             replies=self._replies,
         )
-        hooks.answers.stopping = self._stop_requested
+        hooks.recording.answers.stopping = self._stop_requested
         for path, agent in self._agents:
             hooks.install(agent, path)
         for node in nodes:
-            hooks.nodes.listen(node, hooks.translator(node.path))
+            hooks.nodes.listen(node, hooks.called.translator(node.path))
         return hooks
 
     def _stream(self, input: Any, hooks: Hooks) -> AsyncIterator[Any]:
@@ -239,10 +241,10 @@ class StrandsAgent:
         state = {STATE_KEY: self._context}
         if isinstance(self._product, Agent):
             _instruct(self._product, [message for message in messages if message["role"] == "system"])
-            hooks.own = _remind(self._product, self._context.memory)
-            hooks.asked = asked_messages(input)
+            own = _remind(self._product, self._context.memory)
+            answers = hooks.invocations.expect(self._product, asked_messages(input), own)
             # A second copy, as hooks may rewrite the messages in place.
-            prompt: list[Any] = hooks.responses(self._product) or asked_messages(input)
+            prompt: list[Any] = answers or asked_messages(input)
             return self._product.stream_async(prompt, invocation_state=state)
         if len(messages) != 1:
             raise AgentError(
@@ -251,7 +253,7 @@ class StrandsAgent:
         return self._product.stream_async(input if isinstance(input, str) else messages[0]["content"], state)
 
     async def _follow(self, stream: AsyncIterator[Any], hooks: Hooks, closable: ClosableRecorder) -> Ended:
-        translator = hooks.translator(self._root, apart=hooks.nodes.paths)
+        translator = hooks.called.translator(self._root, apart=hooks.nodes.paths)
         ended: Ended = None
         async for item in stream:
             if closable.closed_by is not None:
@@ -260,7 +262,7 @@ class StrandsAgent:
             if "delta" in item:
                 continue  # half of all items; none holds an event
             try:
-                await hooks.record(translator.translate(item))
+                await hooks.recording.record(translator.translate(item))
             except Exception as error:
                 closable.close(error)
             except asyncio.CancelledError:
@@ -306,18 +308,21 @@ class StrandsAgent:
             self._task.cancel()  # again: before Python 3.12, asyncio.wait_for may swallow one
 
 
-def _failure(error: Exception, hooks: Hooks, closable: ClosableRecorder) -> RunstoreError:
-    """The error with which the agent's work ends."""
-    failure = hooks.without_provider_words(agent_error(error, hooks.model_errors))
+def _failure(error: Exception, calls: ModelCalls, closable: ClosableRecorder) -> RunstoreError:
+    """The error with which the agent's work ends, without any quotes of providers."""
+    failure = agent_error(error, calls.errors)
+    text = calls.words.replaced(str(failure))  # failures of models are fixed sentences already
+    if isinstance(failure, AgentError) and text != str(failure):
+        return AgentError(text, code=failure.code)
     if isinstance(failure, AppendRefused) and failure is not closable.closed_by:  # raised for another run
         return AgentError(str(failure), code=failure.code)
     return failure
 
 
-async def _record_unfinished(hooks: Hooks, recorder: RunRecorder) -> None:
+async def _record_unfinished(calls: ModelCalls, recorder: RunRecorder) -> None:
     """Record the model calls that broke off, unless the run is no longer this attempt's."""
     with suppress(AppendRefused):
-        for usage in hooks.unfinished():
+        for usage in calls.unfinished():
             await recorder.record(usage)
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from weakref import WeakSet
 
 from msgspec import Struct, field
@@ -24,20 +24,20 @@ from strands.multiagent import Swarm
 from strands.multiagent.graph import Graph
 
 from runstore.core.codec import EncodedEvent
-from runstore.core.events import AgentFinished, AgentStarted, Event, Message, Place, Reasoning, Token, Usage
+from runstore.core.events import AgentFinished, AgentStarted, Event, Message, Place, Reasoning, Token
 from runstore.runtime.memory.at_most_once import is_at_most_once
-from runstore.runtime.strands.closable_recorder import ClosableRecorder
+from runstore.runtime.strands.events import Translator
 from runstore.runtime.strands.hierarchy import CALL, SubAgentCall, call_of, called_agent
+from runstore.runtime.strands.invocations import Invocations
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands.nodes import nodes_of
+from runstore.runtime.strands.recording import Recording
 from runstore.runtime.strands.redaction import may_change_request
 from runstore.runtime.strands.request_recorder import RequestRecorder, asked
 from runstore.runtime.strands.spoken import repaired, spoken
 from runstore.runtime.strands.tools import runs_again, write_call, write_result
 
-if TYPE_CHECKING:
-    from runstore.runtime.strands.hooks import Hooks
-
+NONE: frozenset[str] = frozenset()
 CANNOT_ASK = "The tool needs a person's approval, and an agent that a tool calls cannot wait for it."
 
 _stream = Agent.stream_async
@@ -67,23 +67,25 @@ class Called:
     """Records the agents that the tools of one run call. Safe to use from any thread and event loop.
 
     Args:
-        hooks: of the run. They record the agents that they know, except for the stream.
+        recording: of the run. The run's own hooks record its agents, except for the stream.
         at_most_once: names of tools that the configuration marks so; agents as tools do not count.
         approve: names of tools whose calls a person has to approve, so that called agents may not call them.
     """
 
     def __init__(
         self,
-        hooks: "Hooks",
-        recorder: ClosableRecorder,
+        recording: Recording,
         model_calls: ModelCalls,
+        invocations: Invocations,
         *,
         at_most_once: Set[str],
         approve: Set[str],
     ) -> None:
         self.model_calls = model_calls
-        self._hooks = hooks
-        self._recorder = recorder
+        self._recording = recording
+        self._recorder = recording.recorder
+        self._agents = recording.agents
+        self._invocations = invocations
         self._at_most_once = at_most_once
         self._approve = approve
         self._lock = threading.Lock()
@@ -95,6 +97,13 @@ class Called:
         """The called agents that are at work."""
         with self._lock:
             return list(self._at_work.values())
+
+    def translator(self, path: str, call_id: str | None = None, *, apart: Set[str] = NONE) -> Translator:
+        """A translator for the stream of an agent at `path`."""
+        return Translator(
+            path, self._agents.models, call_id=call_id, apart=apart, answers=self._recording.answers,
+            recorded=self.places, words=self.model_calls.words, calls=self.model_calls.open,
+        )  # fmt: skip
 
     def begin(self, path: str, use_id: str, *, apart: bool = False) -> None:
         """Enter a tool's call in the present context.
@@ -115,9 +124,9 @@ class Called:
         self, call: AgentToolCall, agent: Agent, stream: AsyncIterator[Any]
     ) -> AsyncGenerator[Any, None]:
         """Pass a called agent's stream on, and record its events."""
-        installed, begun = self._hooks.knows(agent), False
+        installed, begun = agent in self._agents, False
         with self._entered(call, agent) as place:
-            translate = self._hooks.translator(*place).translate
+            translate = self.translator(*place).translate
             try:
                 async with aclosing(cast(AsyncGenerator[Any, None], stream)) as items:
                     async for item in items:
@@ -137,7 +146,7 @@ class Called:
 
         Strands streams neither the object nor its usage.
         """
-        installed = self._hooks.knows(agent)
+        installed = agent in self._agents
         with self._entered(call, agent) as place:
             await self._start(place, installed)
             try:
@@ -158,13 +167,13 @@ class Called:
         """
         tool, asking = TOOL.get(), self._asking(place)
         if tool is None or tool.over:  # an agent as a tool ends before its call does
-            return spoken(context, place, self._hooks.answers, self._recorder.record, asking)
+            return spoken(context, place, self._recording.answers, self._recorder.record, asking)
 
         async def record(event: Token | Reasoning) -> None:
             if not tool.over:
                 await self._recorder.record(event)
 
-        return spoken(context, place, self._hooks.answers, record, asking, join_s=0)
+        return spoken(context, place, self._recording.answers, record, asking, join_s=0)
 
     def ask(self, context: InvokeModelContext, place: Place) -> InvokeModelContext:
         """As `speak`, within middleware. The answer is repaired, but its text is recorded elsewhere."""
@@ -179,8 +188,8 @@ class Called:
 
         within = self._recorder.record if tool is None or tool.over else record
         return RequestRecorder(
-            place, self._hooks.requests, within,
-            note=self._hooks.note_model, identify=self.model_calls.open.identify,
+            place, self._recording.requests, within,
+            note=self._agents.note_model, identify=self.model_calls.open.identify,
         )  # fmt: skip
 
     async def before_tool(self, event: BeforeToolCallEvent, place: Place) -> None:
@@ -212,8 +221,8 @@ class Called:
                 number += 1
             self._at_work[place] = agent
             self.places.add(call.place)
-        self._hooks.note_model(place.agent, agent.model)
-        if not self._hooks.knows(agent):
+        self._agents.note_model(place.agent, agent.model)
+        if agent not in self._agents:
             _hook(agent)
         before, inside = CALL.get(), SubAgentCall(agent, place, CALL.get())
         CALL.set(inside)
@@ -232,8 +241,8 @@ class Called:
             )
 
     async def _finish(self, place: Place, installed: bool) -> None:
-        await self._hooks.finish(place)
-        self._hooks.requests.forget(place)
+        await self._invocations.finish(place)
+        self._recording.requests.forget(place)
         if not installed:
             await self._recorder.record(AgentFinished(agent=place.agent, call_id=place.call_id))
 
@@ -241,11 +250,9 @@ class Called:
         if isinstance(event, Message):
             # No attempt resumes from it, so a message that is too large may be missing.
             if not installed and not await self._recorder.try_record(event):
-                self._hooks.requests.log(event.place, event.message)
+                self._recording.requests.log(event.place, event.message)
             return
-        if isinstance(event, Usage):
-            self._hooks.count(event)
-        await self._hooks.write(event)
+        await self._recording.write(event)
 
 
 def stream_async(self: Agent, *arguments: Any, **options: Any) -> AsyncIterator[Any]:

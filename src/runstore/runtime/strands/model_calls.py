@@ -2,7 +2,6 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
 from traceback import walk_tb
 from types import FrameType
 
@@ -13,12 +12,11 @@ from typing_extensions import override
 
 from runstore.core.errors import AgentError
 from runstore.core.events import DiscardReason, Event, Place, Retrying, Usage
-from runstore.runtime.strands.answers import OpenAnswers
-from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import described, is_throttled, model_error_code, sentence_of, unwrapped
 from runstore.runtime.strands.internals import next_wait_of, retry_strategy_of
 from runstore.runtime.strands.open_calls import OpenCalls
 from runstore.runtime.strands.provider_words import ProviderWords
+from runstore.runtime.strands.recording import Recording
 from runstore.runtime.strands.tools import OVER
 
 FIRST = HookOrder.SDK_FIRST - 1  # the hook runs before all others, and before strands' retry strategy waits
@@ -32,29 +30,17 @@ log = structlog.get_logger(__name__)
 
 
 class ModelCalls:
-    """Turns strands' hooks around model calls into events of the run's log.
+    """Turns strands' hooks around model calls into events of the run's log."""
 
-    Args:
-        place: returns the place where an agent currently works.
-        models: path → model id; may grow during the run.
-    """
-
-    def __init__(
-        self,
-        run_id: str,
-        recorder: ClosableRecorder,
-        answers: OpenAnswers,
-        place: Callable[[Agent], Place],
-        models: Mapping[str, str],
-    ) -> None:
+    def __init__(self, recording: Recording) -> None:
         self.errors: deque[BaseException] = deque(maxlen=MAX_ERRORS)  # errors that models raised, newest last
         self.words = ProviderWords()
         self.open = OpenCalls()
-        self._models = models
-        self._run_id = run_id
-        self._recorder = recorder
-        self._answers = answers
-        self._place = place
+        self._models = recording.agents.models
+        self._run_id = recording.context.run_id
+        self._recorder = recording.recorder
+        self._answers = recording.answers
+        self._place = recording.agents.place
         self._failures: dict[Place, int] = {}  # consecutive failed calls
         self._announced: set[Place] = set()  # places whose next call was announced before a wait
         self._given_up: dict[Place, str] = {}  # the code of the failure that ended an agent

@@ -7,7 +7,7 @@ input as before, which is compared. From the first node with another input on, a
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
@@ -17,10 +17,12 @@ from strands.multiagent import Swarm
 from strands.multiagent.base import MultiAgentBase
 from strands.multiagent.graph import Graph
 
-from runstore.core.events import Event
+from runstore.core.events import Place
 from runstore.runtime.memory.resume import Conversation, tool_uses
 from runstore.runtime.strands.events import Translator
+from runstore.runtime.strands.interrupts import Interrupts
 from runstore.runtime.strands.model_calls import FIRST
+from runstore.runtime.strands.recording import Recording
 
 HANDOFF = "handoff_to_agent"  # the tool with which an agent of a Swarm names the next one
 
@@ -63,24 +65,17 @@ def nodes_of(product: Any, path: str) -> Iterator[Node]:
 
 
 class Nodes:
-    """The nodes of one attempt. Each is recorded in its own task, as a Graph's stream lags behind its hooks.
+    """The nodes of one attempt.
 
-    Args:
-        record: takes the events of a node's stream.
-        visiting: called before each visit of a node, with its path if it is an agent.
+    Each is recorded in its own task, as a Graph's stream lags behind its hooks.
     """
 
-    def __init__(
-        self,
-        nodes: Sequence[Node],
-        record: Callable[[Sequence[Event]], Awaitable[None]],
-        visiting: Callable[[str | None, BeforeNodeCallEvent], object],
-    ) -> None:
+    def __init__(self, nodes: Sequence[Node], recording: Recording, interrupts: Interrupts) -> None:
         self.paths = {node.path for node in nodes}
         self._places = {(id(node.orchestrator), node.node_id): node.path for node in nodes}
         self._swarm = [node.agent for node in nodes if isinstance(node.orchestrator, Swarm)]
-        self._record = record
-        self._visiting = visiting
+        self._recording = recording
+        self._interrupts = interrupts
         for orchestrator in {id(node.orchestrator): node.orchestrator for node in nodes}.values():
             orchestrator.add_hook(self._before_node, BeforeNodeCallEvent, order=FIRST)
 
@@ -93,7 +88,7 @@ class Nodes:
                 async for item in items:
                     try:
                         if "delta" not in item:
-                            await self._record(translator.translate(item))
+                            await self._recording.record(translator.translate(item))
                     except asyncio.CancelledError:
                         _cancel_again()
                     yield item
@@ -116,7 +111,9 @@ class Nodes:
         return event.tool_use["name"] == HANDOFF and any(event.agent is member for member in self._swarm)
 
     def _before_node(self, event: BeforeNodeCallEvent) -> None:
-        self._visiting(self._places.get((id(event.source), event.node_id)), event)
+        self._interrupts.answer_node(event)
+        if (path := self._places.get((id(event.source), event.node_id))) is not None:
+            self._recording.inputs.pop(Place(path), None)  # the agent begins again
 
 
 def _cancel_again() -> None:

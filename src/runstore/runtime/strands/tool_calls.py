@@ -5,7 +5,7 @@ without repeating a tool, `tool.started` is committed before the tool runs and `
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Set
+from collections.abc import AsyncGenerator, Callable, Set
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -17,11 +17,13 @@ from strands.middleware import ExecuteToolContext, MiddlewareNext, ToolResultEve
 from runstore.core.events import Place
 from runstore.runtime.memory.at_most_once import is_at_most_once
 from runstore.runtime.strands.called import Called
-from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.hierarchy import CALL, SubAgentCall, call_of, called_agent
 from runstore.runtime.strands.internals import ToolInterruptEvent, is_in_background
 from runstore.runtime.strands.interrupts import Interrupts
-from runstore.runtime.strands.model_calls import ModelCalls
+from runstore.runtime.strands.invocations import Invocations
+from runstore.runtime.strands.nodes import Nodes
+from runstore.runtime.strands.recording import Recording
+from runstore.runtime.strands.replies import Replies
 from runstore.runtime.strands.tools import runs_again, why_left_out, write_call, write_result
 from runstore.runtime.user_code import in_a_line
 
@@ -33,40 +35,37 @@ class ToolCalls:
     """The tool calls of one attempt.
 
     Args:
-        place: returns the place where an agent currently works.
         install: hooks an agent that is called as a tool, at its path.
-        finish: records that the work for a call has ended.
         at_most_once: names of tools that the configuration marks so; agents as tools do not count.
         approve: names of tools whose calls a person has to approve.
-        reply: of a replay: answers a call that is about to run. Its last argument: whether a person has to
-            approve the call. No person is asked then.
+        replies: of a replay: answers the calls, and no person is asked.
     """
 
     def __init__(
         self,
-        recorder: ClosableRecorder,
+        recording: Recording,
         interrupts: Interrupts,
         called: Called,
-        model_calls: ModelCalls,
+        invocations: Invocations,
+        nodes: Nodes,
         *,
-        place: Callable[[Agent], Place],
         install: Callable[[Agent, str], None],
-        finish: Callable[[Place], Awaitable[None]],
         at_most_once: Set[str],
         approve: Set[str],
-        reply: Callable[[BeforeToolCallEvent, Place, bool], None] | None = None,
+        replies: Replies | None = None,
     ) -> None:
-        self.results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent reuses
-        self._recorder = recorder
+        self._results = recording.results
+        self._recorder = recording.recorder
         self._interrupts = interrupts
         self._called = called
-        self._model_calls = model_calls
-        self._place = place
+        self._model_calls = called.model_calls
+        self._invocations = invocations
+        self._nodes = nodes
+        self._place = recording.agents.place
         self._install = install
-        self._finish = finish
         self._at_most_once = at_most_once
         self._approve = approve
-        self._reply = reply
+        self._replies = replies
 
     async def before(self, event: BeforeToolCallEvent) -> None:
         """Record a call before the tool runs, unless a person has to answer first."""
@@ -78,7 +77,7 @@ class ToolCalls:
             return  # a hook asks first, and the call does not run
         runs = not event.cancel_tool and why_left_out(name, event.tool_use["input"]) is None
         asks = name in self._approve or self._interrupts.is_judged(event)
-        if asks and runs and self._reply is None:
+        if asks and runs and self._replies is None:
             self._interrupts.approve(place, event)
         agent, inner = called_agent(event.selected_tool), f"{place.agent}/{name}"
         named = agent is None and (asks or name in self._at_most_once)
@@ -88,8 +87,9 @@ class ToolCalls:
             self._install(agent, inner)
             CALL.set(SubAgentCall(agent, Place(inner, use_id), call_of(event.agent)))
         await write_call(self._recorder, event, place, once=once)
-        if self._reply is not None and not event.cancel_tool:
-            self._reply(event, place, name in self._approve)
+        # What directs the agents has to run.
+        if self._replies is not None and not event.cancel_tool and not self._nodes.hands_over(event):
+            self._replies.reply(event, place, self._recorder, asks=name in self._approve)
 
     async def after(self, event: AfterToolCallEvent) -> None:
         """Record a call's result."""
@@ -99,7 +99,7 @@ class ToolCalls:
         inner = Place(f"{place.agent}/{name}", use_id)
         failure = self._model_calls.failure_of(inner)
         if self._known(place, event.selected_tool, event.tool_use) is None and not runs_again(event):
-            await self._finish(inner)
+            await self._invocations.finish(inner)
             await write_result(self._recorder, event, place, failure, self._model_calls.words)
 
     async def run(
@@ -131,7 +131,7 @@ class ToolCalls:
     def _known(self, place: Place, tool: Any, tool_use: Any) -> Any:
         if getattr(tool, "tool_type", None) == "structured_output":
             return None  # the tool passes its object on outside of the message
-        return self.results.get(place, {}).get(tool_use["toolUseId"])
+        return self._results.get(place, {}).get(tool_use["toolUseId"])
 
 
 async def _without_questions(

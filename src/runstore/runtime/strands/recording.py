@@ -1,0 +1,63 @@
+"""What the recorders of one attempt share: its log, and where each of its agents is."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from runstore.core.events import Discarded, Event, Message, Place, Usage
+from runstore.core.ports import RunContext
+from runstore.core.run import add_usage
+from runstore.runtime.memory.request_references import Requests
+from runstore.runtime.memory.resume import Memory
+from runstore.runtime.strands.answers import OpenAnswers
+from runstore.runtime.strands.closable_recorder import ClosableRecorder
+from runstore.runtime.strands.conversation import LoggedConversation
+from runstore.runtime.strands.hooked_agents import HookedAgents
+
+
+class Recording:
+    """The recording of one attempt. `remembering`: the log holds the agents' messages."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        recorder: ClosableRecorder,
+        memory: Memory,
+        requests: Requests,
+        *,
+        remembering: bool,
+    ) -> None:
+        self.context = context
+        self.recorder = recorder
+        self.memory = memory
+        self.requests = requests
+        self.agents = HookedAgents()
+        self.remembering = remembering
+        self.remembered: set[str] = set()  # paths of agents whose messages the hooks record
+        self.answers = OpenAnswers(self.remembered)
+        self.usage = memory.usage  # of all attempts
+        self.inputs: dict[Place, int] = {}  # input messages of an agent that are still to be added
+        self.logged: dict[Place, LoggedConversation] = {}  # of each agent at work
+        self.results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent reuses
+        self._lock = threading.Lock()
+
+    async def record(self, events: Sequence[Event]) -> None:
+        """Record the events of an item of a stream."""
+        for event in events:
+            await self.write(event)
+
+    async def write(self, event: Event) -> None:
+        """Record an event; commit one that discards others. From any thread."""
+        if isinstance(event, Usage):
+            with self._lock:
+                self.usage = add_usage(self.usage, event)
+        await (self.recorder.commit if isinstance(event, Discarded) else self.recorder.record)(event)
+        if isinstance(event, Message):
+            self.requests.log(event.place, event.message)
+
+    def forget(self, place: Place) -> None:
+        """Forget an agent whose work has ended."""
+        self.inputs.pop(place, None)
+        self.logged.pop(place, None)
+        self.results.pop(place, None)
+        self.requests.forget(place)
