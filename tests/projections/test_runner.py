@@ -19,7 +19,7 @@ from runstore.maintenance.projections import Projections
 from runstore.maintenance.rebuild import rebuild, verify
 from runstore.projections import advance
 from runstore.projections import runner as runners
-from runstore.projections.advance import Advance, Step, step_together
+from runstore.projections.advance import Advance, Step
 from runstore.projections.builds import release
 from runstore.projections.projection import Projection
 from runstore.projections.runner import ProjectionRunner
@@ -216,7 +216,7 @@ async def test_a_batch_that_another_process_has_applied_is_not_applied_again(
     if left:
         with opened.changing() as connection:
             release(connection, "first")
-    assert not step_together(opened, [second], last)
+    assert not Advance.step_together([second], last)
     assert second.step(last) is Step.CHANGED
     run_once(opened, Totals())
     assert found(opened, Totals()) == await counted(log)

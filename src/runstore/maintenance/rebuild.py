@@ -19,14 +19,14 @@ from runstore.maintenance.patience import patiently
 from runstore.projections.builds import (
     Build,
     BuildState,
+    builds_of,
     live_build,
     other_slot,
     prepare,
-    read_builds,
     release,
 )
 from runstore.projections.comparison import TableDifference
-from runstore.projections.filling import Filled, Filling, fill_together
+from runstore.projections.filling import Filled, Filling
 from runstore.projections.projection import Projection, Slot
 from runstore.projections.runner import LEASE_S, POLL_S, TURN_S
 from runstore.projections.silences import Silences
@@ -153,7 +153,7 @@ class _Rebuilds:
         behind = [each for each, filling in far.items() if filling.position == lowest]
         near = [each for each, filling in far.items() if 0 < filling.position - lowest <= MEET_WITHIN]
         upto = min([*(far[each].goal for each in behind), *(far[each].position for each in near)], default=0)
-        fill = partial(fill_together, self._database, [far[each] for each in behind], upto)
+        fill = partial(Filling.step_together, [far[each] for each in behind], upto)
         together = len(behind) > 1 and patiently(self._database, fill)
         for each, filling in found.items():
             if each in near or (each in behind and together):
@@ -211,7 +211,7 @@ class _Rebuild:
         """The build to fill: an interrupted one, or a new one. None while another process fills it."""
         name, version = self._projection.name, self._projection.version
         with self._database.connect() as connection:
-            builds = {build.slot: build for build in read_builds(connection, name)}
+            builds = builds_of(connection, name)
             last = last_position(connection)
         self._check(builds)
         self._silences.look(builds.values(), last)
@@ -270,8 +270,8 @@ class _Rebuild:
     def _failure(self, build: Build) -> str:
         name = self._projection.name
         with self._database.connect() as connection:
-            found = {each.slot: each.error for each in read_builds(connection, name)}.get(build.slot)
-        if found is None:
+            failed = builds_of(connection, name).get(build.slot)
+        if failed is None or (found := failed.error) is None:
             return f"projection {name!r}: it refused an event"
         where = f"event {found.seq} of run {found.run_id} ({found.type})"
         return (

@@ -58,6 +58,14 @@ class _Changed(Exception):
     """Another process has changed a build."""
 
 
+class _Batch(Struct, frozen=True):
+    """The next events, the position that they reach, and whether their bytes have ended the batch."""
+
+    events: list[RecordedEvent]
+    reached: int
+    is_full: bool = False
+
+
 class Advance:
     """Applies the log to one build.
 
@@ -82,20 +90,45 @@ class Advance:
             return Step.AT_END
         window = min(upto, self.position + WINDOW)
         with self._database.connect() as connection:
-            events, reached = self._read(connection, window, self._events)
-        if events:
-            return self._apply(events, reached)
-        self.position = reached
-        return self.store() if reached - self.build.position >= UNSTORED else Step.MOVED
+            batch = _read(connection, self.position, window, self._events, self._projection.reads)
+        if batch.events:
+            return self._apply(batch)
+        self.position = batch.reached
+        return self.store() if self._is_unstored(batch.reached) else Step.MOVED
 
-    @property
-    def reads(self) -> EventFilter | None:
-        """The events that the projection gets; None: all of them."""
-        return self._projection.reads
+    @staticmethod
+    def step_together(advances: Sequence["Advance"], upto: int) -> bool:
+        """Apply the next batch to several builds that are at one position, in one transaction.
+
+        The log is read once for all of them, and writers wait for one transaction instead of one for each.
+
+        Returns:
+            False if nothing was applied, as one of them cannot take it: its own `step` shows why.
+        """
+        database, position = advances[0]._database, advances[0].position
+        window, limit = min(upto, position + WINDOW), min(each._events for each in advances)
+        filters = [each._projection.reads for each in advances]
+        with database.connect() as connection:
+            batch = _read(connection, position, window, limit, _any_of(filters))
+        kinds = [(event.type, event.ends) for event in batch.events]
+        parts = [
+            (each, _of(reads, batch.events, kinds)) for each, reads in zip(advances, filters, strict=True)
+        ]
+        written = [(each, part) for each, part in parts if part or each._is_unstored(batch.reached)]
+        if written:
+            try:
+                took_s = Advance._write(database, written, batch.reached)
+            except Exception:  # one of them alone repeats it, and so finds its cause
+                return False
+            for each, _ in written:
+                each._moved_by(batch, took_s)
+        for each in advances:
+            each.position = batch.reached
+        return True
 
     def store(self) -> Step:
         """Store the position, if events that are not for this projection have moved it."""
-        return self._apply([], self.position) if self.position > self.build.position else Step.AT_END
+        return self._apply(_Batch([], self.position)) if self.position > self.build.position else Step.AT_END
 
     def catch_up(self, connection: Connection, upto: int | None) -> "CaughtUp":
         """Apply the last events, LAST_EVENTS at most, within a transaction.
@@ -109,11 +142,11 @@ class Advance:
             Poison: an event is refused. Roll back; `step` finds it again.
         """
         upto = last_position(connection) if upto is None else upto
-        if self.position < upto:
-            events, reached = self._read(connection, upto, LAST_EVENTS)
-            self._fold(connection, events)
-        else:
-            reached = self.position
+        reached = self.position
+        if reached < upto:
+            batch = _read(connection, reached, upto, LAST_EVENTS, self._projection.reads)
+            self._fold(connection, batch.events)
+            reached = batch.reached
         advance_rows(connection, [(self.build, self._owner)], reached)
         return CaughtUp(reached, reached >= upto)
 
@@ -135,30 +168,44 @@ class Advance:
     def _key(self) -> Key:
         return self.build.name, self.build.slot
 
-    def _read(self, connection: Connection, upto: int, limit: int) -> tuple[list[RecordedEvent], int]:
-        """The next events, and the position that they reach."""
-        reads = self._projection.reads
-        events = read_all(connection, self.position, upto, limit, reads, max_bytes=BATCH_BYTES)
-        cut = len(events) == limit or _is_full(events)
-        return events, events[-1].position if cut else upto
+    def _is_unstored(self, position: int) -> bool:
+        """Whether it is so far beyond the stored position that it should be stored, too."""
+        return position - self.build.position >= UNSTORED
 
-    def _apply(self, events: list[RecordedEvent], reached: int) -> Step:
+    def _apply(self, batch: _Batch) -> Step:
         try:
-            with self._database.changing(derived=True) as connection:
-                started = time.monotonic()  # without the wait for a writer's transaction
-                _take(connection, [self])
-                self._fold(connection, events)
-                advance_rows(connection, [(self.build, self._owner)], reached)
+            took_s = Advance._write(self._database, [(self, batch.events)], batch.reached)
         except _Changed:
             return Step.CHANGED
         except Poison as poison:
-            return self._isolate(poison, len(events))
+            return self._isolate(poison, len(batch.events))
         except Exception:
             self._events = max(self._events // 2, 1)  # a smaller batch needs less of everything
             raise
-        self._moved_to(reached)
-        self._adapt(len(events), _is_full(events), time.monotonic() - started)
+        self._moved_by(batch, took_s)
         return Step.MOVED
+
+    @staticmethod
+    def _write(
+        database: Database, parts: Sequence[tuple["Advance", list[RecordedEvent]]], reached: int
+    ) -> float:
+        """Apply to each build its events, and store the position, in one transaction; return its seconds.
+
+        Raises:
+            _Changed: another process has changed one of the builds.
+        """
+        with database.changing(derived=True) as connection:
+            started = time.monotonic()  # without the wait for a writer's transaction
+            rows = lock_each(connection, [each._key for each, _ in parts])
+            for each, _ in parts:
+                row = rows.get(each._key)
+                if row is None or not each.is_ours(row):
+                    raise _Changed
+                each.build = row
+            for each, events in parts:
+                each._fold(connection, events)
+            advance_rows(connection, [(each.build, each._owner) for each, _ in parts], reached)
+        return time.monotonic() - started
 
     def _fold(self, connection: Connection, events: list[RecordedEvent]) -> None:
         if not events:
@@ -187,6 +234,10 @@ class Advance:
         )  # fmt: skip
         return Step.FAILED
 
+    def _moved_by(self, batch: _Batch, took_s: float) -> None:
+        self._moved_to(batch.reached)
+        self._adapt(len(batch.events), batch.is_full, took_s)
+
     def _moved_to(self, position: int) -> None:
         self.position = position
         self.build = replace(self.build, position=position, owner=self._owner, beat=self.build.beat + 1)
@@ -209,67 +260,10 @@ class Advance:
             self._events = min(2 * self._events, most)
 
 
-def _is_full(events: Sequence[RecordedEvent]) -> bool:
-    """Whether their bytes end the batch."""
-    return sum(len(event.data) for event in events) >= BATCH_BYTES
-
-
-def step_together(database: Database, advances: Sequence[Advance], upto: int) -> bool:
-    """Apply the next batch to several builds that are at one position, in one transaction.
-
-    The log is read once for all of them, and writers wait for one transaction instead of one for each.
-
-    Returns:
-        False if nothing was applied, as one of them cannot take it: its own `step` shows why.
-    """
-    position = advances[0].position
-    window = min(upto, position + WINDOW)
-    limit = min(each._events for each in advances)
-    with database.connect() as connection:
-        events = read_all(connection, position, window, limit, _any_of(advances), max_bytes=BATCH_BYTES)
-    is_full = _is_full(events)
-    reached = events[-1].position if is_full or len(events) == limit else window
-    kinds = [(event.type, event.ends) for event in events]
-    parts = [(each, _of(each.reads, events, kinds)) for each in advances]
-    written = [(each, part) for each, part in parts if part or reached - each.build.position >= UNSTORED]
-    if written and not _write_together(database, written, reached, len(events), is_full):
-        return False
-    for each, _ in parts:
-        each.position = reached
-    return True
-
-
-def _write_together(
-    database: Database,
-    parts: Sequence[tuple[Advance, list[RecordedEvent]]],
-    reached: int,
-    events: int,
-    is_full: bool,
-) -> bool:
-    try:
-        with database.changing(derived=True) as connection:
-            started = time.monotonic()
-            _take(connection, [each for each, _ in parts])
-            for each, part in parts:
-                each._fold(connection, part)
-            advance_rows(connection, [(each.build, each._owner) for each, _ in parts], reached)
-    except Exception:  # one of them alone repeats it, and so finds its cause
-        return False
-    took_s = time.monotonic() - started
-    for each, _ in parts:
-        each._moved_to(reached)
-        each._adapt(events, is_full, took_s)
-    return True
-
-
-def _take(connection: Connection, advances: Sequence[Advance]) -> None:
-    """Lock the builds. Raises _Changed if another process has changed one since."""
-    rows = lock_each(connection, [each._key for each in advances])
-    for each in advances:
-        row = rows.get(each._key)
-        if row is None or not each.is_ours(row):
-            raise _Changed
-        each.build = row
+def _read(connection: Connection, after: int, upto: int, limit: int, reads: EventFilter | None) -> _Batch:
+    events = read_all(connection, after, upto, limit, reads, max_bytes=BATCH_BYTES)
+    is_full = sum(len(event.data) for event in events) >= BATCH_BYTES
+    return _Batch(events, events[-1].position if is_full or len(events) == limit else upto, is_full)
 
 
 def _of(reads: EventFilter | None, events: list[RecordedEvent], kinds: Sequence[Kind]) -> list[RecordedEvent]:
@@ -280,10 +274,10 @@ def _of(reads: EventFilter | None, events: list[RecordedEvent], kinds: Sequence[
     return [event for event, kind in zip(events, kinds, strict=True) if kind in passing]
 
 
-def _any_of(advances: Sequence[Advance]) -> EventFilter | None:
-    """The events that at least one of them reads."""
-    filters = [each.reads for each in advances if each.reads is not None]
-    if len(filters) < len(advances):
+def _any_of(filters: Sequence[EventFilter | None]) -> EventFilter | None:
+    """A filter that lets pass what one of these does."""
+    known = [each for each in filters if each is not None]
+    if len(known) < len(filters):
         return None
-    prefixes = sorted({prefix for each in filters for prefix in each.prefixes})
-    return EventFilter(frozenset().union(*(each.types for each in filters)), tuple(prefixes))
+    prefixes = sorted({prefix for each in known for prefix in each.prefixes})
+    return EventFilter(frozenset().union(*(each.types for each in known)), tuple(prefixes))

@@ -88,9 +88,12 @@ class Build(Struct, frozen=True):
 def read_builds(connection: Connection, name: str | None = None) -> list[Build]:
     """All builds, or those of a projection."""
     query = select(*_COLUMNS).order_by(_p.name, _p.slot)
-    return [
-        _build(row) for row in connection.execute(query if name is None else query.where(_p.name == name))
-    ]
+    return list(map(_build, connection.execute(query if name is None else query.where(_p.name == name))))
+
+
+def builds_of(connection: Connection, name: str) -> dict[Slot, Build]:
+    """A projection's builds."""
+    return {build.slot: build for build in read_builds(connection, name)}
 
 
 def lock_builds(connection: Connection, name: str) -> dict[Slot, Build]:
@@ -182,7 +185,7 @@ def publish(database: Database, projection: Projection) -> None:
     """
     try:
         with database.changing() as connection:
-            live = live_build({build.slot: build for build in read_builds(connection, projection.name)})
+            live = live_build(builds_of(connection, projection.name))
             if live is None or live.version in (projection.version, UNPREPARED):
                 ready = live is not None and live.version != UNPREPARED
                 projection.publish(connection, live.slot if live is not None and ready else None)
@@ -372,22 +375,11 @@ def _is(name: str, slot: Slot) -> tuple[Any, Any]:
 
 
 def _build(row: Row[Any]) -> Build:
-    return Build(
-        name=row.name,
-        slot=row.slot,
-        version=row.version,
-        fingerprint=row.fingerprint,
-        inline=bool(row.inline),
-        tables=_read_names(row.tables),
-        position=row.position,
-        live=bool(row.live),
-        state=row.state,
-        error=None if row.error is None else _read_fault(row.error),
-        skipped=row.skipped,
-        updated_at=row.updated_at,
-        owner=row.owner,
-        beat=row.beat,
-    )
+    decoded = {
+        "inline": bool(row.inline), "tables": _read_names(row.tables), "live": bool(row.live),
+        "error": None if row.error is None else _read_fault(row.error),
+    }  # fmt: skip
+    return Build(**row._asdict() | decoded)
 
 
 _COLUMNS = [_p[name] for name in Build.__struct_fields__]

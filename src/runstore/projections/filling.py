@@ -16,15 +16,14 @@ from runstore.projections.advance import (
     Advance,
     Poison,
     Step,
-    step_together,
 )
 from runstore.projections.builds import (
     Build,
+    builds_of,
     clear,
     live_build,
     lock_builds,
     publish,
-    read_builds,
     swap,
 )
 from runstore.projections.comparison import Comparison, TableDifference
@@ -117,9 +116,14 @@ class Filling:
             return Filled.GOING_ON
         return Filled.FAILED if step is Step.FAILED else Filled.CHANGED
 
+    @staticmethod
+    def step_together(fillings: Sequence["Filling"], upto: int) -> bool:
+        """See `Advance.step_together`."""
+        return Advance.step_together([filling._advance for filling in fillings], upto)
+
     def _find_goal(self) -> int:
         with self._database.connect() as connection:
-            builds = {build.slot: build for build in read_builds(connection, self._projection.name)}
+            builds = builds_of(connection, self._projection.name)
             last = last_position(connection)
         self.alone, self._last = last == self._last, last
         self._advance.batch_s = LONG_BATCH_S if self.alone else BATCH_S
@@ -202,12 +206,3 @@ class Filling:
         if live is None or live.version != self._projection.version:
             return None
         return live.slot if self._projection.inline or live.position == position else None
-
-
-def fill_together(database: Database, fillings: Sequence[Filling], upto: int) -> bool:
-    """Apply the next batch to several fillings that are at one position, in one transaction.
-
-    Returns:
-        False if nothing was applied, as one of them cannot take it: its own `step` shows why.
-    """
-    return step_together(database, [filling._advance for filling in fillings], upto)

@@ -20,7 +20,7 @@ from runstore.core.threads import in_own_thread
 from runstore.core.times import now_ms
 from runstore.database.database import Database
 from runstore.eventlog.queries import last_position, read_first_at
-from runstore.projections.advance import Advance, Step, step_together
+from runstore.projections.advance import Advance, Step
 from runstore.projections.builds import (
     UNPREPARED,
     Build,
@@ -193,7 +193,7 @@ class ProjectionRunner:
         moved: set[str] = set()
         for group in at_hand.values():
             if len(group) > 1 and not self._stopping.is_set():
-                moved |= {*group} if step_together(self._database, [*group.values()], mark) else set()
+                moved |= {*group} if Advance.step_together([*group.values()], mark) else set()
         return moved
 
     def _fails(self, error: Exception) -> None:
