@@ -67,6 +67,13 @@ if TYPE_CHECKING:
     from runstore.core.events import ToolStarted as ToolStarted
     from runstore.core.events import Unknown as Unknown
     from runstore.core.events import Usage as Usage
+    from runstore.core.folds.trace import Trace as Trace
+    from runstore.core.folds.trace import TraceAgent as TraceAgent
+    from runstore.core.folds.trace import TraceAttempt as TraceAttempt
+    from runstore.core.folds.trace import TraceError as TraceError
+    from runstore.core.folds.trace import TraceStep as TraceStep
+    from runstore.core.folds.transcript import Transcript as Transcript
+    from runstore.core.folds.transcript import text as text
     from runstore.core.model_requests import MessageSource as MessageSource
     from runstore.core.model_requests import ModelRequest as ModelRequest
     from runstore.core.model_requests import RequestSummary as RequestSummary
@@ -77,13 +84,6 @@ if TYPE_CHECKING:
     from runstore.core.run import Actor as Actor
     from runstore.core.run import PendingInput as PendingInput
     from runstore.core.run import Run as Run
-    from runstore.core.trace import Trace as Trace
-    from runstore.core.trace import TraceAgent as TraceAgent
-    from runstore.core.trace import TraceAttempt as TraceAttempt
-    from runstore.core.trace import TraceError as TraceError
-    from runstore.core.trace import TraceStep as TraceStep
-    from runstore.core.transcript import Transcript as Transcript
-    from runstore.core.transcript import text as text
     from runstore.http.security.users import User as User
     from runstore.library import LocalStore as LocalStore
     from runstore.library import open as open
@@ -135,8 +135,8 @@ _EXPORTS = {
         "runstore.core.questions": "Question",
         "runstore.core.records": "EventRecord",
         "runstore.core.run": "Actor PendingInput Run",
-        "runstore.core.trace": "Trace TraceAgent TraceAttempt TraceError TraceStep",
-        "runstore.core.transcript": "Transcript text",
+        "runstore.core.folds.trace": "Trace TraceAgent TraceAttempt TraceError TraceStep",
+        "runstore.core.folds.transcript": "Transcript text",
         "runstore.http.security.users": "User",
         "runstore.library": "LocalStore open open_projections",
         "runstore.mount": "MountedApp",

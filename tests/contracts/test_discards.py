@@ -21,8 +21,8 @@ from runstore.core.events import (
     Unknown,
     Usage,
 )
+from runstore.core.folds.transcript import length_of
 from runstore.core.ports import EventFilter, EventLog
-from runstore.core.transcript import length_of
 from runstore.eventlog.discards import TextEvent, settle
 from runstore.eventlog.queries import TEXT_AT_ONCE
 from runstore.feed.memory import MemoryFeed

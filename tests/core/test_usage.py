@@ -13,7 +13,7 @@ from runstore.core.events import (
     ToolUsage,
     Usage,
 )
-from runstore.core.tool_usage import MAX_OPEN, MAX_TOOLS, RunTools, tool_usage_of
+from runstore.core.folds.tool_usage import MAX_OPEN, MAX_TOOLS, RunTools, tool_usage_of
 from runstore.core.usage import MAX_COUNT, MAX_MODELS, OTHERS, usage_of
 from tests.kit.events import CANCELLED, FAILED, started
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from runstore.core.codec import RecordedEvent
-from runstore.core.trace import Trace, TraceFold
+from runstore.core.folds.trace import Trace, TraceFold
 
 
 def trace_of(run_id: str, events: Iterable[RecordedEvent]) -> Trace:

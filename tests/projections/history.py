@@ -25,9 +25,9 @@ from runstore.core.events import (
     ToolStarted,
     Usage,
 )
+from runstore.core.folds.tool_usage import tool_usage_of
 from runstore.core.ids import first_run_id
 from runstore.core.run import fold, summary
-from runstore.core.tool_usage import tool_usage_of
 from runstore.core.usage import usage_of
 
 BEGIN = 1_780_000_000_000  # 2026-05-28T20:26:40Z

@@ -4,7 +4,7 @@ from typing import Any
 
 from runstore.core.codec import decode
 from runstore.core.events import Completed, Deleted, Ending, Purged, Queued
-from runstore.core.run_text import input_text
+from runstore.core.folds.run_text import input_text
 from runstore.projections.sessions import MAX_TITLE, SessionsProjection, title_of
 from tests.projections.conftest import Tables
 from tests.projections.history import History

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, select
 
 from runstore.core.errors import InvalidQuery
 from runstore.core.events import Completed, Message, Queued, ToolFailed, ToolStarted
-from runstore.core.run_text import words_of
+from runstore.core.folds.run_text import words_of
 from runstore.projections.projection import Projection
 from runstore.projections.text import TextProjection
 from runstore.projections.text_query import MAX_QUERY, MAX_QUERY_WORDS, TextQuery

@@ -14,7 +14,7 @@ from sqlalchemy.event import listen
 from runstore.core.codec import decode
 from runstore.core.errors import InvalidCursor, InvalidQuery, ProjectionNotBuilt
 from runstore.core.events import Queued, ToolFailed, ToolStarted, Usage
-from runstore.core.run_text import words_of
+from runstore.core.folds.run_text import words_of
 from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
 from runstore.database.tables import events, projections

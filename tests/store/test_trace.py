@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from runstore.core import trace
 from runstore.core.events import Message
+from runstore.core.folds import trace
 from runstore.core.times import timestamp
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed

@@ -22,7 +22,7 @@ from opentelemetry.trace.status import Status, StatusCode
 
 from runstore import __version__
 from runstore.client.records import RunRecord
-from runstore.core.trace import Trace, TraceAgent, TraceAttempt, TraceStep
+from runstore.core.folds.trace import Trace, TraceAgent, TraceAttempt, TraceStep
 
 PROVIDER = "strands-agents"  # what strands' own spans say: it calls the models
 SCOPE = InstrumentationScope("runstore", __version__)

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from runstore.core.codec import one_line
 from runstore.core.events import Cancelled, Discarded, Failed
+from runstore.core.folds.transcript import SEPARATOR, Transcript
 from runstore.core.printable import escaped
 from runstore.core.records import EventRecord
-from runstore.core.transcript import SEPARATOR, Transcript
 
 SHOWN_ROWS = 100  # rows of a table for people unless `--limit` says otherwise; programs get all
 _SHOWN = 200  # characters of an event's data in a table cell

@@ -10,7 +10,7 @@ import typer
 from runstore.cli.options import Config
 from runstore.cli.runs.comparing import EXIT_DIFFERENT, EXIT_TROUBLE, read_run
 from runstore.cli.runs.options import ApiKey, Json, RunId, Url, connected
-from runstore.core.transcript import result_text
+from runstore.core.folds.transcript import result_text
 
 if TYPE_CHECKING:
     from runstore.client import Client

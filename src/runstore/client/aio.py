@@ -17,9 +17,9 @@ from runstore.client.patience import RETRY_S
 from runstore.client.records import ForkedRun, InputRecord, RunRecord, Ticket
 from runstore.core.audit import AuditEvent
 from runstore.core.events import Custom, MultitaskStrategy
+from runstore.core.folds.trace import Trace
 from runstore.core.model_requests import ModelRequest, RequestSummary
 from runstore.core.records import EventRecord
-from runstore.core.trace import Trace
 
 T = TypeVar("T")
 

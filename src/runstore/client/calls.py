@@ -19,10 +19,10 @@ from runstore.core.codec import TOO_DEEP
 from runstore.core.depth import decoded
 from runstore.core.errors import EventTooDeep, InvalidName
 from runstore.core.events import Custom
+from runstore.core.folds.trace import Trace
 from runstore.core.model_requests import ModelRequest, RequestSummary
 from runstore.core.names import check_text
 from runstore.core.records import EventRecord
-from runstore.core.trace import Trace
 
 PAGE = 1_000  # runs or events per request
 INPUTS = 100  # requests for input per request, which may be large

@@ -18,8 +18,8 @@ from rich.markup import escape
 
 from runstore.client.sse import FrameParser
 from runstore.core.events import ENDINGS
+from runstore.core.folds.transcript import text
 from runstore.core.records import EventRecord
-from runstore.core.transcript import text
 
 TIMEOUT_S = 120.0  # seconds for one step; a real model may need that long
 SHORT = "Count from 1 to 30"

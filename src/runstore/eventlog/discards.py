@@ -22,7 +22,7 @@ from runstore.core.events import (
     Redacted,
     Started,
 )
-from runstore.core.transcript import length_of
+from runstore.core.folds.transcript import length_of
 from runstore.eventlog.admission import Append
 
 READ = TEXT_TYPES | {Message.type}  # types that are examined, and may be withheld

@@ -30,11 +30,11 @@ from sqlalchemy import Connection, bindparam, delete, func, select, update
 from runstore.core.codec import RecordedEvent, encode
 from runstore.core.errors import RunPurged
 from runstore.core.events import Deleted, Purged
+from runstore.core.folds.tool_usage import TOOL_TYPES, tool_usage_of
 from runstore.core.ids import first_run_id
 from runstore.core.ports import EventFilter
 from runstore.core.run import fold, summary
 from runstore.core.times import now_ms
-from runstore.core.tool_usage import TOOL_TYPES, tool_usage_of
 from runstore.core.usage import usage_of
 from runstore.database.database import Database
 from runstore.database.partitions import is_partitioned, month_after

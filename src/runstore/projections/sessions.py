@@ -25,9 +25,9 @@ from typing_extensions import override
 from runstore.core.codec import RecordedEvent
 from runstore.core.depth import decoded
 from runstore.core.events import ENDINGS, Deleted, Outcome, Purged, Queued
+from runstore.core.folds.run_text import input_text
 from runstore.core.ports import EventFilter
 from runstore.core.queued import read_queued
-from runstore.core.run_text import input_text
 from runstore.database.columns import Name
 from runstore.database.expressions import is_one_of
 from runstore.database.upserts import delete_rows, put_rows

@@ -37,9 +37,9 @@ from runstore.core.events import (
     ToolFinished,
     ToolStarted,
 )
+from runstore.core.folds.run_text import input_text, value_text, words_of
+from runstore.core.folds.transcript import message_text
 from runstore.core.ports import EventFilter
-from runstore.core.run_text import input_text, value_text, words_of
-from runstore.core.transcript import message_text
 from runstore.core.usage import bounded
 from runstore.database.columns import Binary, Name, Position
 from runstore.database.database import Database

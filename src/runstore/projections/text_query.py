@@ -6,7 +6,7 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, Table, and_
 
 from runstore.core.errors import InvalidQuery
-from runstore.core.run_text import words_of
+from runstore.core.folds.run_text import words_of
 from runstore.database.full_text import has_all, has_phrase
 
 MAX_QUERY_WORDS = 32  # words of one query

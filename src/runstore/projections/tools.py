@@ -14,9 +14,9 @@ from typing_extensions import override
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.events import ENDINGS, Purged, Queued, ToolUsage
+from runstore.core.folds.tool_usage import BUCKETS_MS, MAX_NAME, TOOL_TYPES, RunTools
 from runstore.core.ports import EventFilter
 from runstore.core.times import day_of
-from runstore.core.tool_usage import BUCKETS_MS, MAX_NAME, TOOL_TYPES, RunTools
 from runstore.database.columns import Binary, Name
 from runstore.database.upserts import add_rows, delete_rows, put_rows
 from runstore.projections.projection import Projection

@@ -22,6 +22,7 @@ from runstore.core.errors import (
     TooLarge,
 )
 from runstore.core.events import CancelRequested, Custom, Deleted, Posted
+from runstore.core.folds.trace import Trace
 from runstore.core.ids import new_run_id
 from runstore.core.limits import Limits
 from runstore.core.model_requests import ModelRequest, RequestPage
@@ -29,7 +30,6 @@ from runstore.core.new_run import NewRun
 from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, Head, LiveFeed, Reservation, RunLog
 from runstore.core.run import Actor, Owner, Run, evolve, fold, owner_of, whole
-from runstore.core.trace import Trace
 from runstore.database.database import Database
 from runstore.eventlog.queries import read_ends, read_evolving, read_first, read_head
 from runstore.feed.shared_reads import SharedReads

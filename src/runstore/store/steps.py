@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from runstore.core.codec import RecordedEvent
+from runstore.core.folds.step_fold import STREAMED, STRUCTURE, StepFold
 from runstore.core.ports import EventFilter
 from runstore.core.records import record_of
-from runstore.core.steps import STREAMED, STRUCTURE, StepFold
 from runstore.core.threads import Threads
 
 MAX_FOLDED = 20_000  # events without streamed text that one answer folds, some 0.5 s of work

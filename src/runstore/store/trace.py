@@ -1,8 +1,8 @@
 """Reads the trace of a run from its log."""
 
+from runstore.core.folds.trace import TRACED, Trace, TraceFold
 from runstore.core.pages import pages
 from runstore.core.ports import LogReader
-from runstore.core.trace import TRACED, Trace, TraceFold
 from runstore.database.database import Database
 from runstore.eventlog.queries import read_ends
 

@@ -17,8 +17,8 @@ from strands.multiagent import GraphBuilder
 
 from runstore import AgentSpec, RunContext
 from runstore.cli.output import TextPrinter
+from runstore.core.folds.transcript import text
 from runstore.core.records import EventRecord
-from runstore.core.transcript import text
 from runstore.http.streaming import frames
 from runstore.mount import MountedApp
 from runstore.runtime.memory.oversized import MAX_RESULT_BYTES

@@ -28,10 +28,10 @@ from runstore.core.events import (
     Started,
     ToolFailed,
 )
+from runstore.core.folds.transcript import text as text_of
 from runstore.core.ids import new_run_id
 from runstore.core.records import EventRecord
 from runstore.core.times import timestamp
-from runstore.core.transcript import text as text_of
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime.attempts.recorder import Recorder
 from runstore.runtime.memory.resume import recall

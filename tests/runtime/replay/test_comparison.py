@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from runstore.core import comparison as sequences
 from runstore.core.errors import TooLarge
+from runstore.core.folds import comparison as sequences
 from runstore.runtime.replay import comparison
 from runstore.runtime.replay.comparison import run_diff
 from runstore.runtime.replay.dialogues import Answer, Dialogue, RecordedRun

@@ -39,8 +39,9 @@ class ModelUsage(Struct, frozen=True, omit_defaults=True):
 class ToolUsage(Struct, frozen=True, omit_defaults=True):
     """One agent's calls of one tool in a run.
 
-    `latencies`: the number of calls by their duration, one for each bucket of `core.tool_usage.BUCKETS_MS`,
-    and one for those above; trailing zeros are omitted. `duration_ms`: their sum.
+    `latencies`: the number of calls by their duration, one for each bucket of
+    `core.folds.tool_usage.BUCKETS_MS`, and one for those above; trailing zeros are omitted. `duration_ms`:
+    their sum.
     """
 
     agent: str

@@ -7,9 +7,9 @@ from starlette.responses import Response
 
 from runstore.core import errors
 from runstore.core.errors import RunNotFound
+from runstore.core.folds.trace import Trace
 from runstore.core.ids import parse_run_id
 from runstore.core.run import STATUSES
-from runstore.core.trace import Trace
 from runstore.http.bodies import Body
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.following import RunStreams

@@ -9,13 +9,13 @@ from starlette.responses import Response
 
 from runstore.core import errors
 from runstore.core.codec import to_json
-from runstore.core.comparison import Pair, RunComparison
 from runstore.core.events import ModelUsage
+from runstore.core.folds.comparison import Pair, RunComparison
+from runstore.core.folds.step import Step
+from runstore.core.folds.transcript import result_text
 from runstore.core.run import Run
-from runstore.core.step import Step
 from runstore.core.threads import Threads
 from runstore.core.times import timestamp
-from runstore.core.transcript import result_text
 from runstore.http.json import Count, Time, json_response
 from runstore.http.native.records import RunRecord, record
 from runstore.http.native.runs import AT

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from runstore.core import errors
 from runstore.core.codec import RecordedEvent
-from runstore.core.passages import Passage, Passages
+from runstore.core.folds.passages import Passage, Passages
 from runstore.core.printable import escaped
 from runstore.core.records import record_of
 from runstore.core.run import Run

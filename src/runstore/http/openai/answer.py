@@ -3,9 +3,9 @@
 from typing import Any
 
 from runstore.core.events import AgentStarted, Discarded, Message, Reasoning, Started, Token, ToolStarted
+from runstore.core.folds.transcript import Transcript
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
-from runstore.core.transcript import Transcript
 
 ANSWER_TYPES = frozenset(
     cls.type for cls in (Started, AgentStarted, Token, Reasoning, Discarded, Message, ToolStarted)

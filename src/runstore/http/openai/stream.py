@@ -21,10 +21,10 @@ from runstore.core.events import (
     Token,
     Usage,
 )  # fmt: skip
+from runstore.core.folds.transcript import RESULT, SEPARATOR, speaker_of
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord, record_of
 from runstore.core.run import Run, add_usage
-from runstore.core.transcript import RESULT, SEPARATOR, speaker_of
 from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
 from runstore.http.openai.answer import ANSWER_EVENTS, ANSWER_TYPES, MESSAGE_ENDS, ChatAnswer, is_own
 from runstore.http.openai.objects import (

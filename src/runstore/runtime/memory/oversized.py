@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from runstore.core.codec import MAX_EVENT_BYTES, json_size, mended
 from runstore.core.errors import EventTooLarge, InvalidEvent
 from runstore.core.events import Custom, Event, InputReplaced, Message, Reasoning, Token, ToolProgress
-from runstore.core.transcript import within
+from runstore.core.folds.transcript import within
 
 # Characters of a piece of a split text; as JSON each may take 6 bytes.
 PIECE_CHARACTERS = MAX_EVENT_BYTES // 8

@@ -28,8 +28,8 @@ from runstore.core.events import (
     ToolStarted,
     Usage,
 )
+from runstore.core.folds.transcript import SEPARATOR, message_text
 from runstore.core.run import add_usage
-from runstore.core.transcript import SEPARATOR, message_text
 from runstore.runtime.memory.oversized import continued, with_results
 from runstore.runtime.memory.unheard import Range, UnheardMessages
 

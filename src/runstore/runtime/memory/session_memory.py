@@ -20,9 +20,9 @@ from runstore.core.events import (
     Queued,
     Started,
 )
+from runstore.core.folds.transcript import message_text, result_text, tool_text
 from runstore.core.pages import pages
 from runstore.core.ports import Conversations, EventFilter, RunContext
-from runstore.core.transcript import message_text, result_text, tool_text
 from runstore.runtime.memory.held import digest_of_message, held_in
 from runstore.runtime.memory.oversized import continued, is_whole
 from runstore.runtime.memory.resume import is_run, is_unsigned, replaced, tool_uses

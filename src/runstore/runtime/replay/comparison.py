@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from runstore.core.comparison import opcodes
 from runstore.core.errors import TooLarge
-from runstore.core.transcript import message_text
+from runstore.core.folds.comparison import opcodes
+from runstore.core.folds.transcript import message_text
 from runstore.runtime.replay.dialogues import Answer, Dialogue, RecordedRun, same_form
 
 MAX_LINES = 5_000  # lines of each run

@@ -37,8 +37,8 @@ from runstore.core.events import (
     ToolStarted,
     Usage,
 )
+from runstore.core.folds.transcript import message_text
 from runstore.core.records import EventRecord
-from runstore.core.transcript import message_text
 from runstore.runtime.memory.oversized import continued
 from runstore.runtime.memory.resume import is_root, is_run, tool_uses
 

@@ -9,8 +9,8 @@ from msgspec import Struct, field
 from runstore.core.codec import EncodedEvent
 from runstore.core.errors import AgentError
 from runstore.core.events import AgentStarted, Custom, Event, Message, Place, ToolStarted
+from runstore.core.folds.transcript import message_text
 from runstore.core.ports import AddedMessage
-from runstore.core.transcript import message_text
 from runstore.runtime.memory.resume import is_root, is_run, tool_uses
 from runstore.runtime.replay.dialogues import Answer, Dialogue, RecordedCall, RecordedRun, same_form
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct, field
 
 from runstore.core.events import Discarded, DiscardReason, Event, Place, Reasoning, Token
-from runstore.core.transcript import length_of, message_text
+from runstore.core.folds.transcript import length_of, message_text
 from runstore.runtime.strands.chunks import SaidText
 
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 from runstore.core.content import with_bytes
 from runstore.core.errors import AgentError
 from runstore.core.events import Place
-from runstore.core.transcript import message_text
+from runstore.core.folds.transcript import message_text
 from runstore.runtime.replay.dialogues import Answer
 from runstore.runtime.replay.follower import Follower
 from runstore.runtime.strands.chunks import Chunk

@@ -8,7 +8,7 @@ from strands.multiagent.base import MultiAgentResult, NodeResult, Status
 from strands.types.content import Message
 
 from runstore.core.errors import AgentError, RunstoreError
-from runstore.core.transcript import message_text, tool_text
+from runstore.core.folds.transcript import message_text, tool_text
 from runstore.runtime.memory.oversized import text_result
 from runstore.runtime.memory.resume import is_unsigned
 from runstore.runtime.strands.errors import agent_error

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import Connection, func, select
 
-from runstore.core.run_text import words_of
+from runstore.core.folds.run_text import words_of
 from runstore.database.tables import events, runs
 from runstore.projections.text import TextProjection, text_of
 from runstore.projections.text_query import TextQuery

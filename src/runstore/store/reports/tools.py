@@ -6,7 +6,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, func, select
 
 from runstore.core.errors import InvalidQuery
-from runstore.core.tool_usage import BUCKETS_MS
+from runstore.core.folds.tool_usage import BUCKETS_MS
 from runstore.projections.tools import BUCKETS, ToolsProjection
 from runstore.store.reports.conditions import bounded, check_rows, equal, in_days, tables_of
 

@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from runstore.core import trace as trace_module
 from runstore.core.codec import RecordedEvent, encode
 from runstore.core.events import (
     AgentFinished,
@@ -27,6 +26,7 @@ from runstore.core.events import (
     ToolStarted,
     Usage,
 )
+from runstore.core.folds import trace as trace_module
 from runstore.core.times import timestamp
 from tests.kit.traces import trace_of
 

@@ -11,11 +11,11 @@ from msgspec.structs import replace
 from runstore.core.codec import RecordedEvent, to_json
 from runstore.core.depth import MAX_DEPTH, readable
 from runstore.core.events import ENDINGS, EVENT_CLASSES, STREAMED_TYPES, Context, Request
+from runstore.core.folds.step import ModelCall, Step
+from runstore.core.folds.step_fold import REPEATED, StepFold
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord, record_of
 from runstore.core.run import RUN_DEPTH, Status
-from runstore.core.step import ModelCall, Step
-from runstore.core.steps import REPEATED, StepFold
 from runstore.core.times import millis_of, timestamp
 
 MAX_STEPS = 1_000  # model and tool calls of a trace

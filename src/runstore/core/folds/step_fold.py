@@ -10,12 +10,12 @@ from typing import Any
 from msgspec import Struct
 
 from runstore.core.events import ENDINGS, EVENT_CLASSES, STREAMED_TYPES, TEXT_TYPES, Context, Place
+from runstore.core.folds.step import Kind, ModelCall, Step
+from runstore.core.folds.transcript import blocks_of, speaker_of
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.run import Status
-from runstore.core.step import Kind, ModelCall, Step
 from runstore.core.times import millis_of, timestamp
-from runstore.core.transcript import blocks_of, speaker_of
 
 # Finished calls repeat their streamed text in a message, so only that of others is read.
 STRUCTURE = EventFilter(frozenset(EVENT_CLASSES) - STREAMED_TYPES - {Context.type}, ("custom.",))

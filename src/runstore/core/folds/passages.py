@@ -10,8 +10,8 @@ from typing import Any
 from msgspec import UNSET, Struct
 
 from runstore.core.events import Place
+from runstore.core.folds.transcript import blocks_of, message_text, result_text, speaker_of, within
 from runstore.core.records import EventRecord
-from runstore.core.transcript import blocks_of, message_text, result_text, speaker_of, within
 
 IMAGES = frozenset({"png", "jpeg", "gif", "webp"})  # formats that a browser shows and that hold no script
 

@@ -2,8 +2,8 @@
 
 import time
 
-from runstore.core.comparison import MAX_COMPARED, RunComparison
-from runstore.core.step import Step
+from runstore.core.folds.comparison import MAX_COMPARED, RunComparison
+from runstore.core.folds.step import Step
 
 
 def step(seq: int, name: str, text: str = "") -> Step:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from runstore.core.comparison import RunComparison
-from runstore.core.passages import Passages
+from runstore.core.folds.comparison import RunComparison
+from runstore.core.folds.passages import Passages
+from runstore.core.folds.step import Step
+from runstore.core.folds.step_fold import StepFold
 from runstore.core.records import EventRecord
-from runstore.core.step import Step
-from runstore.core.steps import StepFold
 
 
 def record(seq: int, type: str, /, agent: str | None = "demo", **data: Any) -> EventRecord:

@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.codec import to_json
-from runstore.core.step import Step
-from runstore.core.transcript import message_text, within
+from runstore.core.folds.step import Step
+from runstore.core.folds.transcript import message_text, within
 
 MAX_COMPARED = 3_000  # characters of a text that are compared; the rest is left out
 # Pairs of words of all texts of a comparison, about a second of work. The texts after that differ whole.

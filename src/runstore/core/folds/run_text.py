@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from runstore.core.transcript import message_text
+from runstore.core.folds.transcript import message_text
 
 MAX_TEXT = 100_000  # characters of one event's text that are searched
 # Keys whose values are no text of the run.

@@ -4,8 +4,8 @@ from typing import Any
 
 from msgspec import UNSET
 
-from runstore.core.passages import Passage, Passages
-from tests.core.test_steps import TOOL, message, record, started, token
+from runstore.core.folds.passages import Passage, Passages
+from tests.core.folds.test_step_fold import TOOL, message, record, started, token
 
 
 def read(*events: Any) -> list[tuple[str, str]]:

@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runstore.core.folds.transcript import SEPARATOR, Transcript, text
 from runstore.core.records import EventRecord
-from runstore.core.transcript import SEPARATOR, Transcript, text
 
 
 def run(*said: Any) -> list[EventRecord]:
