@@ -1,16 +1,29 @@
 """Reads the arguments of a tool call in the variants that models and clients write. Pure."""
 
 import json
+import re
 from typing import Any
 
 from runstore.core.depth import check_decodable, folded
+
+MAX_MENDED = 1 << 20  # characters of an object to mend, since each mistake is a step of Python
+
+# What JSON lacks, and texts, which may have it inside. A text without an end is one, too.
+_TOKEN = re.compile(
+    r"""(?P<text>"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|'[^'\\]*+(?:\\.[^'\\]*+)*+(?:'|\\?\Z))"""
+    r"|(?<![\w.])(?:(?P<name>[A-Za-z_]\w*+)(?=\s*:)|(?P<word>True|False|None)\b)|(?P<comma>,)(?=\s*[}\]])",
+    re.DOTALL,
+)
+_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|\\(?P<other>.)|"', re.DOTALL)
+_WORDS = {"True": "true", "False": "false", "None": "null"}  # Python's
 
 
 def read_arguments(text: str, *, deepest: int | None = None) -> dict[str, Any]:
     """The arguments that a text holds as JSON; none for an empty text.
 
-    Accepted, too: line breaks and tabs that are not escaped, `NaN`, JSON encoded twice, and an empty object
-    before the arguments.
+    Accepted, too: line breaks and tabs that are not escaped, `NaN`, JSON encoded twice, an empty object
+    before the arguments, and an object in the forms of Python and JavaScript: a comma after the last item,
+    single quotes, names without quotes, `True`, `None`, and escapes that JSON lacks (`\\d`, `\\'`).
 
     Args:
         deepest: levels to keep. Each deeper value becomes a text, its JSON.
@@ -30,6 +43,15 @@ def read_arguments(text: str, *, deepest: int | None = None) -> dict[str, Any]:
 
 
 def _decoded(text: str, deepest: int | None) -> Any:
+    try:
+        return _json(text, deepest)
+    except ValueError:
+        if not text.endswith("}") or len(text) > MAX_MENDED:
+            raise  # without its end it is cut off, and its last value may be, too
+        return _json(_TOKEN.sub(_as_json, text), deepest)
+
+
+def _json(text: str, deepest: int | None) -> Any:
     if deepest is not None:
         text = folded(text.encode(), deepest).decode()
     try:
@@ -37,3 +59,16 @@ def _decoded(text: str, deepest: int | None) -> Any:
         return json.loads(text, strict=False)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+
+
+def _as_json(token: re.Match[str]) -> str:
+    given = token[0]
+    if token["text"]:
+        return f'"{_ESCAPE.sub(_escaped, given[1:-1])}"' if given[0] == given[-1] else given
+    return f'"{given}"' if token["name"] else _WORDS.get(given, "")
+
+
+def _escaped(escape: re.Match[str]) -> str:
+    if (other := escape["other"]) is not None:
+        return other if other == "'" else rf"\\{other}"
+    return r"\"" if escape[0] == '"' else escape[0]
