@@ -315,6 +315,45 @@ def test_results_come_first_wherever_the_client_has_put_them() -> None:
     assert said[2]["content"][-1] == {"text": "again"}
 
 
+WELL = {"role": "assistant", "content": "well"}
+
+
+@pytest.mark.parametrize("later", [[WELL], [AGAIN, WELL], [of_result("b", "2"), WELL]], ids=str)
+def test_a_result_that_comes_after_the_next_answer_is_still_the_calls(later: list[Any]) -> None:
+    said = read(HI, of_calls("a", "b"), *later, {**of_result("a", "1"), "status": "error"}, AGAIN)
+    assert [message["role"] for message in said] == ["user", "assistant", "user", "assistant", "user"]
+    assert ("a", "error", [{"text": "1"}]) in results(said[2])
+    assert said[3:] == [
+        {"role": "assistant", "content": [{"text": "well"}]},
+        {"role": "user", "content": [{"text": "again"}]},
+    ]
+
+
+def test_a_late_result_that_is_the_last_message_is_also_what_the_agent_answers() -> None:
+    said = read(HI, of_calls("a"), AGAIN, WELL, of_result("a", "1"))
+    assert results(said[2]) == [("a", "success", [{"text": "1"}])]
+    assert said[4:] == [{"role": "user", "content": [{"text": "1"}]}]
+
+
+def test_a_result_that_comes_before_its_call_is_the_calls() -> None:
+    said = read(HI, of_result("a", "1"), of_calls("a", "b"), of_result("b", "2"), WELL, AGAIN)
+    assert [message["role"] for message in said] == ["user", "assistant", "user", "assistant", "user"]
+    assert results(said[2]) == [("a", "success", [{"text": "1"}]), ("b", "success", [{"text": "2"}])]
+    assert results(read(HI, of_result("a", "1"), of_calls("a"))[2]) == [("a", "success", [{"text": "1"}])]
+
+
+def test_results_out_of_order_belong_to_calls_without_an_own_result_if_ids_repeat() -> None:
+    cut = read(of_result("a", "0"), of_calls("a"), of_result("a", "1"), AGAIN)
+    assert cut[0] == {"role": "user", "content": [{"text": "0"}]}
+    assert results(cut[2]) == [("a", "success", [{"text": "1"}])]
+    again = read(
+        HI, of_calls("a"), AGAIN, of_calls("a"), of_result("a", "1"), WELL, of_result("a", "2"), AGAIN
+    )
+    assert [each[1:] for message in again for each in results(message)] == [
+        ("success", [{"text": "2"}]), ("success", [{"text": "1"}]),
+    ]  # fmt: skip
+
+
 def test_a_result_whose_call_was_cut_off_is_text() -> None:
     assert read({"role": "tool", "tool_call_id": "gone", "content": "2"}, AGAIN) == [
         {"role": "user", "content": [{"text": "2"}, {"text": "again"}]}

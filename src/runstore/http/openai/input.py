@@ -47,7 +47,7 @@ def chat_input(body: ChatBody) -> str | list[Message]:
             raise wrong("prompt", "there is nothing to answer")
         return body.prompt
     messages = body.messages or []
-    history = ChatHistory(_answered(messages))
+    history = ChatHistory(_answered(messages), _called(messages))
     for number, message in enumerate(messages):
         if message is not None:
             history.add(message, number)
@@ -69,11 +69,17 @@ class ChatHistory:
 
     Args:
         answered: ids of the tool calls that have a result in the history, each with the number of results.
+        called: ids of the tool calls in the history, each with the number of calls.
     """
 
-    def __init__(self, answered: Mapping[str | None, int]) -> None:
+    def __init__(self, answered: Mapping[str | None, int], called: Mapping[str, int]) -> None:
         self._answered = answered
+        self._called = called
         self._taken = Counter[str]()  # results so far, by the ids that the client gave
+        self._made = Counter[str]()  # calls so far, likewise
+        self._early: dict[str, Result] = {}  # results that came before their calls
+        self._missing: dict[str, Block] = {}  # likewise, results of calls that were given none in their turn
+        self._late: list[Block] = []  # the content of such results that came since the last answer
         self._last_results: dict[str, list[Block]] = {}  # likewise; of calls without an id the last one
         self.last_role: str | None = None  # of the last message with content, except instructions
         self._instructions: list[Block] = []
@@ -102,6 +108,10 @@ class ChatHistory:
                 self._speak(blocks, [_tool_use(*call) for call in calls])
                 self._open += [call for call, _ in calls]
                 self._blocks += content.images
+                self._late = []
+                if self._answer_early(call for call, _ in calls):
+                    self.last_role = "tool"
+                    return
             case "user":
                 answers = [self._take_result(result) for result in content.results]
                 self._blocks += blocks
@@ -110,10 +120,8 @@ class ChatHistory:
             case "tool" | "function":
                 results = content.results
                 if blocks or not results:
-                    results = [
-                        *results,
-                        Result(message.tool_call_id or "", message.status == "error", blocks),
-                    ]
+                    status = "error" if message.status == "error" else "success"
+                    results = [*results, Result(message.tool_call_id or "", status, blocks)]
                 name = message.name or message.tool_name
                 answers = [self._take_result(result, name) for result in results]
                 if not any(answers):
@@ -123,6 +131,8 @@ class ChatHistory:
     def input(self) -> str | list[Message]:
         """The conversation; a plain text if it is a single one."""
         self._settle()
+        if self._late and self._messages[-1]["role"] == "assistant":
+            self._extend("user", self._late)
         if self._instructions:
             return [{"role": "system", "content": self._instructions}, *self._messages]
         if len(self._messages) == 1 and (text := _only_text(self._messages[0]["content"])) is not None:
@@ -154,6 +164,7 @@ class ChatHistory:
 
     def _take_result(self, result: Result, name: str | None = None) -> bool:
         """Add the result of an open call, of the tool `name` if it has no id; False if it says nothing."""
+        left = self._answered.get(result.given_id, 0) - self._taken[result.given_id]
         if result.given_id:
             self._taken[result.given_id] += 1
             fitting = [call for call in self._open if call.given_id == result.given_id]
@@ -161,14 +172,34 @@ class ChatHistory:
             fitting = [call for call in self._open if name in (None, call.name)]
         if not fitting and self._last_results.get(result.given_id) == result.blocks:
             return False  # the client has sent it twice
-        if not fitting:
+        given_id = result.given_id
+        if fitting:
+            self._last_results[given_id] = result.blocks
+            self._answer(fitting[0], result)
+            return True
+        if 0 < left <= self._called.get(given_id, 0) - self._made[given_id] and given_id not in self._early:
+            self._early[given_id] = result
+        elif (missing := self._missing.pop(given_id, None)) is not None:
+            self._last_results[given_id] = result.blocks
+            missing |= {"status": result.status, "content": result.blocks}
+            self._late += result.blocks
+        else:
             self._blocks += result.blocks  # the client has dropped the call; its text is still useful
-            return bool(result.blocks)
-        self._last_results[result.given_id] = result.blocks
-        call = fitting[0]
+        return bool(result.blocks)
+
+    def _answer_early(self, calls: Iterable[_Call]) -> bool:
+        """Answer the calls whose results have come before; False if there are none."""
+        found = False
+        for call in calls:
+            self._made[call.given_id] += 1
+            if (early := self._early.pop(call.given_id, None)) is not None:
+                self._answer(call, early)
+                found = True
+        return found
+
+    def _answer(self, call: _Call, result: Result) -> None:
         self._open.remove(call)
-        self._results.append(_tool_result(call, "error" if result.failed else "success", result.blocks))
-        return True
+        self._results.append(_tool_result(call, result.status, result.blocks))
 
     def _waits(self) -> bool:
         """Whether the results of all open calls come later, after another message of the same answer.
@@ -189,7 +220,10 @@ class ChatHistory:
     def _settle(self) -> None:
         """Close the turn: one message with the results first, as models expect, then the user's content."""
         for call in self._open:
-            self._results.append(_tool_result(call, "error", [{"text": INTERRUPTED}]))
+            result = _tool_result(call, "error", [{"text": INTERRUPTED}])
+            self._results.append(result)
+            if call.given_id:
+                self._missing[call.given_id] = result["toolResult"]
         if blocks := self._results + self._blocks:
             self._extend("user", blocks)
         self._open, self._results, self._blocks = [], [], []
@@ -217,6 +251,19 @@ def _answered(messages: Iterable[ChatMessage | None]) -> dict[str | None, int]:
             content = message.content if isinstance(message.content, list) else [message.content]
             found.update(part.tool_use_id for part in content if isinstance(part, ToolResultPart))
             found[message.tool_call_id] += 1
+    return {id: count for id, count in found.items() if id}
+
+
+def _called(messages: Iterable[ChatMessage | None]) -> dict[str, int]:
+    """The ids of all tool calls, each with the number of calls."""
+    found = Counter[str | None]()
+    for message in messages:
+        if message is not None:
+            calls = [call for call in message.tool_calls or () if call is not None]
+            ids = [call.id for call in calls if call.called is not None and call.called.name]
+            content = message.content if isinstance(message.content, list) else [message.content]
+            uses = [part.id for part in content if isinstance(part, ToolUsePart) and part.name]
+            found.update([*ids, *(id for id in uses if id not in ids)])
     return {id: count for id, count in found.items() if id}
 
 

@@ -32,7 +32,7 @@ class Result(NamedTuple):
     """The result of a tool call."""
 
     given_id: str
-    failed: bool
+    status: str  # `success` or `error`
     blocks: list[Block]
 
 
@@ -65,7 +65,9 @@ def content_of(message: ChatMessage, path: str) -> Content:
                 found.uses.append(part)
             case ToolResultPart():
                 blocks = _blocks(part.content)
-                found.results.append(Result(part.tool_use_id or "", part.is_error is True, blocks))
+                found.results.append(
+                    Result(part.tool_use_id or "", "error" if part.is_error else "success", blocks)
+                )
             case ImagePart() | InputImagePart() | ImageBlockPart() if message.role == "assistant":
                 image = _image_or_text(part)
                 moved = "image" in image
