@@ -9,7 +9,8 @@ import pytest
 from strands import tool
 from strands.models.anthropic import AnthropicModel
 
-from runstore.core.events import Token, ToolFailed, ToolFinished, Usage
+from runstore.core.errors import AgentError
+from runstore.core.events import Message, Reasoning, Token, ToolFailed, ToolFinished, Usage
 from runstore.core.ports import AgentResult
 from tests.runtime.recording import ListRecorder
 from tests.runtime.strands_kit import agent, drive
@@ -123,3 +124,104 @@ async def test_a_text_may_stand_in_the_start_of_its_block() -> None:
     said = [start(usage=USAGE), *block(more, type="text", text="Paris"), *end(usage=USAGE)]
     recorder, ended = await run(said)
     assert ended.result["text"] == "".join(event.text for event in recorder.of(Token)) == "Paris is"
+
+
+def begin(index: int | None, **content: Any) -> Event:
+    return {"type": "content_block_start", "index": index, "content_block": content}
+
+
+def say(index: int | None, words: str) -> Event:
+    return {"type": "content_block_delta", "index": index, "delta": {"type": "text_delta", "text": words}}
+
+
+def think(index: int | None, words: str) -> Event:
+    delta = {"type": "thinking_delta", "thinking": words}
+    return {"type": "content_block_delta", "index": index, "delta": delta}
+
+
+def put(index: int | None, piece: str) -> Event:
+    delta = {"type": "input_json_delta", "partial_json": piece}
+    return {"type": "content_block_delta", "index": index, "delta": delta}
+
+
+def stop(index: int | None) -> Event:
+    return {"type": "content_block_stop", "index": index}
+
+
+def tool_use(index: int | None, id: str = "t1") -> Event:
+    return begin(index, type="tool_use", id=id, name="add", input={})
+
+
+THINKING = {"type": "thinking", "thinking": "", "signature": ""}
+TEXT = {"type": "text", "text": ""}
+DISORDERED = {
+    "a number is skipped": [
+        begin(0, **THINKING), think(0, "Hm."), stop(0), begin(2, **TEXT), say(2, "So:"), stop(2),
+        tool_use(5), put(5, '{"a": 1, "b": 2}'), stop(5),
+    ],
+    "one number for two blocks": [
+        begin(0, **THINKING), think(0, "Hm."), begin(0, **TEXT), say(0, "So:"), stop(0),
+        tool_use(0), put(0, '{"a": 1, "b": 2}'), stop(0),
+    ],
+    "no numbers": [
+        begin(None, **THINKING), think(None, "Hm."), stop(None), begin(None, **TEXT), say(None, "So:"),
+        stop(None), tool_use(None), put(None, '{"a": 1, "b": 2}'), stop(None),
+    ],
+    "thinking within a text": [
+        begin(0, **TEXT), think(0, "Hm."), say(0, "So:"), stop(0),
+        tool_use(1), put(1, '{"a": 1, "b": 2}'), stop(1),
+    ],
+    "no starts": [
+        think(0, "Hm."), stop(0), say(1, "So:"), stop(1), tool_use(2), put(2, '{"a": 1, "b": 2}'), stop(2),
+    ],
+    "no ends": [
+        begin(0, **THINKING), think(0, "Hm."), begin(1, **TEXT), say(1, "So:"), tool_use(2),
+        put(2, '{"a": 1, "b": 2}'),
+    ],
+    "ends at the end": [
+        begin(0, **THINKING), think(0, "Hm."), begin(1, **TEXT), say(1, "So:"), tool_use(2),
+        put(2, '{"a": 1, "b": 2}'), stop(0), stop(1), stop(2),
+    ],
+    "an end that comes twice": [
+        begin(0, **THINKING), think(0, "Hm."), stop(0), stop(0), begin(1, **TEXT), say(1, "So:"), stop(1),
+        tool_use(2), put(2, '{"a": 1, "b": 2}'), stop(2), stop(2), stop(7),
+    ],
+    "a text while a call is under way": [
+        begin(0, **THINKING), think(0, "Hm."), stop(0), tool_use(1), put(1, '{"a": 1,'), begin(2, **TEXT),
+        say(2, "So:"), put(1, '"b": 2}'), stop(2), stop(1),
+    ],
+    "thinking in the start of its block": [
+        begin(0, type="thinking", thinking="Hm.", signature="s"), stop(0), begin(1, **TEXT), say(1, "So:"),
+        stop(1), tool_use(2), put(2, '{"a": 1, "b": 2}'), stop(2),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("blocks", DISORDERED.values(), ids=DISORDERED)
+async def test_blocks_in_disorder_are_read(blocks: list[Event]) -> None:
+    recorder, ended = await run([start(usage=USAGE), *blocks, *end("tool_use", usage=USAGE)], DONE)
+    assert [event.text for event in recorder.of(Reasoning)] == ["Hm."]
+    assert [event.text for event in recorder.of(Token)] == ["So:", "done"]
+    assert [event.output for event in recorder.of(ToolFinished)] == [[{"text": "3"}]]
+    first = recorder.of(Message)[0].message["content"]
+    assert [next(iter(each)) for each in first] == ["reasoningContent", "text", "toolUse"]
+    assert ended.result == {"text": "done", "stop_reason": "end_turn"}
+
+
+async def test_calls_that_overlap_are_all_made() -> None:
+    blocks = [
+        tool_use(0, "t1"), tool_use(1, "t2"), put(0, '{"a": 1,'), put(1, '{"a": 3,'), put(0, '"b": 2}'),
+        put(1, '"b": 4}'), stop(1), stop(0),
+    ]  # fmt: skip
+    recorder, _ = await run([start(usage=USAGE), *blocks, *end("tool_use", usage=USAGE)], DONE)
+    outputs = {event.tool_use_id: event.output for event in recorder.of(ToolFinished)}
+    assert outputs == {"t1": [{"text": "3"}], "t2": [{"text": "7"}]}
+
+
+@pytest.mark.parametrize(
+    "blocks", [[tool_use(0), put(0, '{"a": 1}')], [begin(0, **TEXT), say(0, "The")]], ids=["call", "text"]
+)
+async def test_an_answer_that_ends_within_a_block_has_broken_off(blocks: list[Event]) -> None:
+    with pytest.raises(AgentError, match="broke off") as broken:
+        await run([start(usage=USAGE), *blocks])
+    assert broken.value.code == "model_unavailable"
