@@ -24,6 +24,10 @@ import pytest
 from pydantic import BaseModel
 from strands import Agent, ModelRetryStrategy
 from strands.agent import _agent_as_tool
+from strands.agent.conversation_manager import (
+    SlidingWindowConversationManager,
+    SummarizingConversationManager,
+)
 from strands.background_tasks import _background_tasks
 from strands.background_tasks._types import BackgroundTask
 from strands.hooks import BeforeNodeCallEvent, BeforeToolCallEvent
@@ -167,6 +171,11 @@ def test_the_method_of_pools_that_is_replaced_is_the_one_that_map_calls() -> Non
 @pytest.mark.parametrize("name", ["_current_attempt", "_max_attempts", "_calculate_delay"])
 def test_the_retry_strategy_can_be_asked_how_long_it_will_wait(name: str) -> None:
     has("strands-agents", ModelRetryStrategy(), name)
+
+
+@pytest.mark.parametrize("manager", [SlidingWindowConversationManager, SummarizingConversationManager])
+def test_a_conversation_manager_can_be_kept_from_pinning_first_messages(manager: Any) -> None:
+    has("strands-agents", manager(pin_first=1), "_pin_first_applied")
 
 
 def test_an_agents_retry_strategy_can_be_read() -> None:

@@ -6,6 +6,7 @@ session, each with a new agent. Both models keep what they hear.
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,6 +17,7 @@ from strands.agent.conversation_manager import (
     SlidingWindowConversationManager,
     SummarizingConversationManager,
 )
+from strands.agent.conversation_manager.compression.pin_message import pin_message, unpin_message
 from strands.hooks import AfterModelCallEvent, BeforeInvocationEvent, MessageAddedEvent
 from strands.models import Model
 from strands.types.exceptions import ContextWindowOverflowException, MaxTokensReachedException
@@ -270,6 +272,37 @@ def overflowing(answer: Callable[[Heard, int], Turn], limit: int) -> Callable[[H
     return speak
 
 
+@tool(context=True)
+def keep(number: int, pinned: bool, tool_context: ToolContext) -> str:
+    """Pin a message, or take its pin away."""
+    (pin_message if pinned else unpin_message)(tool_context.agent.messages, number)
+    return "done"
+
+
+def pinning(*calls: tuple[int, bool] | None) -> Callable[[Heard, int], Turn]:
+    """Pins or unpins a message of the conversation in each turn that has a call."""
+
+    def answer(heard: Heard, call: int) -> Turn:
+        question = last(heard).get("text", "")
+        number = int(question.split()[-1]) if question else len(calls)
+        if number >= len(calls) or (pin := calls[number]) is None:
+            return say(f"answer {call}, of {len(heard)} messages")
+        return use((f"t{call}", "keep", {"number": pin[0], "pinned": pin[1]}))
+
+    return answer
+
+
+def keeping(**settings: Any) -> Callable[[Model], Agent]:
+    def make(model: Model) -> Agent:
+        return agent(model, keep, conversation_manager=SlidingWindowConversationManager(**settings))
+
+    return make
+
+
+COOK = [
+    {"role": "user", "content": [{"text": "You are a cook."}]},
+    {"role": "assistant", "content": [{"text": "I am."}]},
+]
 KINDS = {
     "plain": Kind(plain),
     "a tool": Kind(calling("add", a=1, b=2), lambda model: agent(model, add)),
@@ -307,6 +340,21 @@ KINDS = {
     "a sliding window": Kind(plain, managed(window_size=5)),
     "a sliding window over tools": Kind(calling("add", a=1, b=2), managed(window_size=6)),
     "a sliding window with a pin": Kind(plain, managed(window_size=6, pin_first=1)),
+    "a window that its pins fill": Kind(plain, managed(window_size=2, pin_first=5)),
+    "a pin of this turn": Kind(pinning(None, (2, True)), keeping(window_size=4)),
+    "a pin of an earlier turn": Kind(pinning(None, None, (1, True), (2, True)), keeping(window_size=5)),
+    "a pin on a call": Kind(pinning(None, (2, True), (3, True)), keeping(window_size=4)),
+    "a pin taken away": Kind(pinning(None, (2, True), None, None, (0, False)), keeping(window_size=4)),
+    "pins alone": Kind(pinning(None, (2, True), None, (1, True)), keeping(window_size=0)),
+    "a pin before the first ones": Kind(pinning(None, (2, True)), keeping(window_size=8, pin_first=1)),
+    "first pins beyond messages of its own": Kind(
+        plain,
+        lambda model: agent(
+            model,
+            messages=deepcopy(COOK),
+            conversation_manager=SlidingWindowConversationManager(6, pin_first=3),
+        ),
+    ),
     "a window that nothing fits": Kind(calling("add", a=1, b=2), managed(window_size=2)),
     "no window": Kind(plain, managed(window_size=0)),
     "a window at each call": Kind(calling("add", a=1, b=2), managed(window_size=4, per_turn=True)),
@@ -316,13 +364,7 @@ KINDS = {
     "truncated tool results": Kind(overflowing(calling("long_report"), 6000), truncating),
     "messages of its own": Kind(
         plain,
-        lambda model: agent(
-            model,
-            messages=[
-                {"role": "user", "content": [{"text": "You are a cook."}]},
-                {"role": "assistant", "content": [{"text": "I am."}]},
-            ],
-        ),
+        lambda model: agent(model, messages=deepcopy(COOK)),
     ),
 }
 

@@ -244,6 +244,15 @@ async def test_the_log_says_what_a_conversation_manager_has_left(session: Sessio
     assert await events(session, ContextReduced) == [ContextReduced(agent="demo", kept=3)]
 
 
+async def test_the_log_has_the_pins_of_the_conversation(session: Session) -> None:
+    for number in range(3):
+        brief = SlidingWindowConversationManager(3, pin_first=1)
+        await session.turn(agent(Playbook(say("yes")), conversation_manager=brief), f"question {number}")
+    assert await events(session, ContextReduced) == [
+        ContextReduced(agent="demo", kept=2, begins_with=[user("question 0")], pinned=[0])
+    ]
+
+
 # ---- inputs ----
 
 

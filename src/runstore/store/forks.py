@@ -14,6 +14,7 @@ from runstore.core.pages import pages
 from runstore.core.ports import Conversations, Head
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.memory.forks import FORKED, fork_of
+from runstore.runtime.memory.held import bare
 from runstore.runtime.memory.session_memory import read_memory, said_by_root
 from runstore.store.large_reads import CountedReader
 
@@ -67,7 +68,7 @@ async def forked(
         raise InvalidQuery(f"{unsafe}: fork it once it has ended")
     definition = _definition(catalog, queued, options)
     remembers = queued.memory == "session" and reads_session
-    memory = await read_memory(log, run_id, queued) if remembers else []
+    memory = list(map(bare, await read_memory(log, run_id, queued))) if remembers else []
     try:
         asks = options.input is not None and (head.closed or await _goes_on(log, run_id, at, head.seq))
         fork = fork_of(queued, events, memory=memory, asks=asks)

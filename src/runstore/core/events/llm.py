@@ -159,11 +159,15 @@ class InputReplaced(AgentEvent, frozen=True, kw_only=True):
 
 
 class ContextReduced(AgentEvent, frozen=True, kw_only=True):
-    """The conversation after its manager reduced it: `begins_with`, then the last `kept` messages."""
+    """The conversation after its manager reduced it: `begins_with`, then the last `kept` messages.
+
+    `pinned`: the numbers, from 0, of the messages in it that no manager takes away.
+    """
 
     type: ClassVar[EventType] = "llm.context_reduced"
     kept: int
     begins_with: list[dict[str, Any]] = []
+    pinned: list[int] = []
 
     def levels(self, field: str) -> int:
         """See `Event.levels`."""

@@ -25,6 +25,7 @@ from runstore.core.pages import pages
 from runstore.core.ports import Conversations, EventFilter, RunContext
 from runstore.runtime.memory.held import digest_of_message, held_in
 from runstore.runtime.memory.oversized import continued, is_whole
+from runstore.runtime.memory.pins import with_pins
 from runstore.runtime.memory.resume import is_run, is_unsigned, replaced, tool_uses
 
 MAX_RUNS = 200  # newest runs of a session to examine, including failed ones
@@ -47,16 +48,23 @@ class Turn(Struct):
     """A run's effect on the conversation before it: the part that is kept, and the `messages` it adds.
 
     `before`: how many of the last messages before the run are kept; None: all.
+    `pinned`: the numbers of the pinned messages in the conversation after the run, counted from the first of
+    its `messages`, so negative before it; None: those that were pinned.
     """
 
     messages: Messages
     before: int | None = None
     begins_with: Messages = field(default_factory=list)
+    pinned: set[int] | None = None
 
     def after(self, conversation: Messages) -> Messages:
         """The conversation after the run."""
         kept = conversation if self.before is None else _last(conversation, self.before)
-        return [*self.begins_with, *kept, *self.messages]
+        found = [*self.begins_with, *kept, *self.messages]
+        if self.pinned is None:
+            return found
+        first = len(found) - len(self.messages)
+        return with_pins(found, {first + number for number in self.pinned})
 
     def reduce(self, left: ContextReduced) -> None:
         """Take the result of the agent's conversation manager."""
@@ -68,6 +76,8 @@ class Turn(Struct):
             self.begins_with, self.before = begins_with, more
         else:
             self.begins_with = [*begins_with, *_last(self.begins_with, more - self.before)]
+        first = len(left.begins_with) + left.kept - len(self.messages)
+        self.pinned = {number - first for number in left.pinned}
 
 
 async def remembering(log: Conversations, context: RunContext, queued: Queued) -> RunContext:
@@ -174,7 +184,7 @@ def _own_turn(queued: Queued, root_events: Sequence[AgentEvent], ending: Any, *,
             turn.messages = _with(turn.messages, event)
     if queued.memory == "session":
         return turn
-    return Turn([*turn.begins_with, *turn.messages], before)  # it knew of nothing before
+    return Turn(turn.after([]), before)  # it knew of nothing before
 
 
 def _spoken(queued: Queued, root_events: Sequence[AgentEvent]) -> Messages:

@@ -21,6 +21,7 @@ from runstore.core.ports import AgentResult, Asked, RunContext, RunRecorder
 from runstore.runtime.holders import HELD
 from runstore.runtime.memory.at_most_once import obstacle
 from runstore.runtime.memory.held import bare
+from runstore.runtime.memory.pins import is_pinned
 from runstore.runtime.memory.request_references import Requests
 from runstore.runtime.memory.resume import Memory, recall
 from runstore.runtime.replay.follower import Follower
@@ -29,7 +30,7 @@ from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import agent_error, unwrapped
 from runstore.runtime.strands.hierarchy import agents_of
 from runstore.runtime.strands.hooks import Hooks
-from runstore.runtime.strands.internals import answers_object, has_session_manager
+from runstore.runtime.strands.internals import answers_object, has_session_manager, note_first_pins
 from runstore.runtime.strands.interrupts import is_of_background, kept_by_session
 from runstore.runtime.strands.invocations import STATE_KEY
 from runstore.runtime.strands.model_calls import ModelCalls
@@ -347,6 +348,8 @@ def _remind(agent: Agent, memory: Sequence[Any]) -> int:
         del own[-len(memory) :]
     else:
         agent.messages.extend(memory)
+    if is_pinned(memory[0]):
+        note_first_pins(agent, own)
     agent.conversation_manager.apply_management(agent)
     return sum(any(message is one for one in own) for message in agent.messages)
 

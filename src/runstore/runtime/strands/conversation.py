@@ -5,7 +5,17 @@ conversation manager trims and summarises.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+from runstore.runtime.memory.pins import is_pinned, pinned_in
+
+
+class Reduced(NamedTuple):
+    """New messages, the number of last ones that follow them, and the numbers of pinned ones among all."""
+
+    begins_with: list[Any]
+    kept: int
+    pinned: list[int]
 
 
 class LoggedConversation:
@@ -19,6 +29,7 @@ class LoggedConversation:
     def __init__(self, messages: Sequence[Any], own: int = 0) -> None:
         self._own = list(messages[:own])
         self._entries = _entries(messages[own:])
+        self._pinned = _pinned(messages[own:])
 
     def add(self, message: Any, messages: Sequence[Any]) -> bool:
         """Add a message; False if it replaced the last one and continues it."""
@@ -37,8 +48,8 @@ class LoggedConversation:
                 return last
         return None
 
-    def reduced(self, messages: Sequence[Any]) -> tuple[list[Any], int] | None:
-        """New messages and the number of last ones that follow them; None if no message was removed."""
+    def reduced(self, messages: Sequence[Any]) -> Reduced | None:
+        """What the conversation manager left; None if no message was removed, pinned or unpinned."""
         if all(now is own for now, own in zip(messages, self._own, strict=False)):
             messages = messages[len(self._own) :]
         kept = 0
@@ -46,16 +57,22 @@ class LoggedConversation:
             if now is not message or (now["content"] is not content and now["content"] != content):
                 break
             kept += 1
-        if kept == len(self._entries) == len(messages):
+        before, self._pinned = self._pinned, _pinned(messages)
+        if kept == len(self._entries) == len(messages) and before == self._pinned:
             return None
         self._entries = _entries(messages)
-        return list(messages[: len(messages) - kept]), kept
+        return Reduced(list(messages[: len(messages) - kept]), kept, pinned_in(messages))
 
 
 def _joins(message: Any, last: Any, content: Any, messages: Sequence[Any]) -> bool:
     is_next = len(messages) > 1 and messages[-2] is last
     same_role = message is not last and message["role"] == last["role"]
     return not is_next and same_role and message["content"][: len(content)] == content
+
+
+def _pinned(messages: Sequence[Any]) -> set[int]:
+    """The identities of the pinned messages."""
+    return {id(message) for message in messages if is_pinned(message)}
 
 
 def _entries(messages: Sequence[Any]) -> list[tuple[Any, Any]]:

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from strands import Agent, ModelRetryStrategy
+from strands.agent.conversation_manager.compression.pin_message import apply_pin_first
 from strands.hooks import BeforeToolCallEvent
 from strands.tools.registry import ToolRegistry
 from strands.types._events import ToolInterruptEvent as ToolInterruptEvent
+from strands.types.content import Messages
 
 CLIENT = "_get_client"  # the method of strands' classes of models that returns the provider's client
 FORMATS = ("format_chunk", "_format_chunk")  # those that translate a provider's event into a chunk
@@ -36,6 +38,18 @@ def interrupt_id_of(event: BeforeToolCallEvent, name: str) -> str:
 def answers_object(product: Any) -> bool:
     """Whether an agent was made to answer with an object: `Agent(structured_output_model=…)`."""
     return getattr(product, "_default_structured_output_model", None) is not None
+
+
+def note_first_pins(agent: Agent, own: Messages) -> None:
+    """Let a conversation manager with `pin_first` pin no more messages of a memory that has its pins.
+
+    Args:
+        own: the agent's own messages before its memory, which have none yet.
+    """
+    manager: Any = agent.conversation_manager
+    if (first := getattr(manager, "pin_first", None)) is not None:
+        apply_pin_first(own, first)
+        manager._pin_first_applied = True
 
 
 def middleware_of(agent: Agent) -> Mapping[Any, list[Any]]:

@@ -96,8 +96,12 @@ class MessageRecorder:
             return
         reduced = self._logged[place].reduced(event.agent.messages)
         if reduced is not None:
-            messages, kept = reduced
-            left = ContextReduced(agent=place.agent, kept=kept, begins_with=all_bare(messages))
+            left = ContextReduced(
+                agent=place.agent,
+                kept=reduced.kept,
+                begins_with=all_bare(reduced.begins_with),
+                pinned=reduced.pinned,
+            )
             # Ignore a refusal: the next run reduces its conversation itself.
             await self._recorder.try_record(left)
 
