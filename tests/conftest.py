@@ -13,6 +13,9 @@ import pytest
 from hypothesis import settings
 
 from runstore.core.ports import EventLog, LiveFeed
+from runstore.database.database import Database
+from runstore.database.dialects import Dialect
+from runstore.database.opening import opened_database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.logs import log_as_library
@@ -138,6 +141,18 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     """An empty database with this release's schema; once of each kind."""
     with kept_database(request.param, tmp_path) as url:
         yield url
+
+
+@pytest.fixture
+def opened(database_url: str) -> Iterator[Database]:
+    """`database_url`, as a command opens it beside a server."""
+    with opened_database(database_url) as database:
+        yield database
+
+
+@pytest.fixture
+def dialect(opened: Database) -> Dialect:
+    return opened.dialect
 
 
 @pytest.fixture

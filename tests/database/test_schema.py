@@ -63,13 +63,6 @@ events = schema.events
 
 
 @pytest.fixture
-def dialect(database_url: str) -> Iterator[Dialect]:
-    dialect = open_dialect(make_url(database_url))
-    yield dialect
-    dialect.engine.dispose()
-
-
-@pytest.fixture
 def connection(dialect: Dialect) -> Iterator[Connection]:
     with dialect.engine.connect() as connection:
         yield connection

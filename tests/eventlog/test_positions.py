@@ -4,12 +4,11 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from sqlalchemy import make_url
 
-from runstore.database.dialects import Dialect, open_dialect
+from runstore.database.dialects import Dialect
 from runstore.eventlog.queries import read_all
 from runstore.eventlog.sql import SqlEventLog
 from tests.kit.events import start_run
@@ -25,13 +24,6 @@ WRITES = 40  # of each writer
 servers = pytest.mark.parametrize(
     "database_url", [kind for kind in DATABASES if kind != "sqlite"], indirect=True
 )
-
-
-@pytest.fixture
-def dialect(database_url: str) -> Iterator[Dialect]:
-    dialect = open_dialect(make_url(database_url))
-    yield dialect
-    dialect.engine.dispose()
 
 
 class Naive:

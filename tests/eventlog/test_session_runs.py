@@ -1,14 +1,14 @@
 """The runs of a session are found in their order without reading all of them."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from sqlalchemy import make_url, update
+from sqlalchemy import update
 
 from runstore.core.events import Queued
 from runstore.core.ids import new_run_id
-from runstore.database.dialects import Dialect, open_dialect
+from runstore.database.dialects import Dialect
 from runstore.database.tables import session_runs
 from runstore.eventlog.queries import read_session_runs
 from runstore.eventlog.sql import SqlEventLog
@@ -24,13 +24,6 @@ MOST_READ = 8 * WANTED  # rows, or on SQLite dozens of steps
 @pytest.fixture
 async def log(open_shared: Callable[..., SqlEventLog]) -> SqlEventLog:
     return open_shared()
-
-
-@pytest.fixture
-def dialect(database_url: str) -> Iterator[Dialect]:
-    dialect = open_dialect(make_url(database_url), statement_timeout=False)
-    yield dialect
-    dialect.close()
 
 
 async def queue(log: SqlEventLog, session: str, run_id: str | None = None) -> str:

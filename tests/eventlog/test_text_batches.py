@@ -1,16 +1,16 @@
 """Batches of text are stored unchanged, and a lost connection costs nothing."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
-from sqlalchemy import Connection, make_url
+from sqlalchemy import Connection
 
 from runstore.core.codec import EncodedEvent
 from runstore.core.errors import LeaseLost
 from runstore.core.ids import new_run_id
 from runstore.database.columns import pack_run_id
-from runstore.database.dialects import Dialect, Row, open_dialect
+from runstore.database.dialects import Dialect, Row
 from runstore.database.dialects.postgresql_arrays import (
     BYTEA,
     INT2,
@@ -32,13 +32,6 @@ BIG = b"x" * (2 << 20)  # more than any socket buffers: the server answers while
 
 servers = pytest.mark.parametrize("database_url", ["postgresql", "mysql"], indirect=True)
 postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-
-
-@pytest.fixture
-def dialect(database_url: str) -> Iterator[Dialect]:
-    dialect = open_dialect(make_url(database_url))
-    yield dialect
-    dialect.close()
 
 
 def rows_of(run_id: str, *data: bytes, first: int = 1) -> list[Row]:

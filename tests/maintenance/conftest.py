@@ -1,22 +1,23 @@
-"""Fixtures of this room: the log of a test's own database."""
+"""Fixtures of this room: a log on the test's own database."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
-from tests.kit.database import open_log_at
 from tests.servers.databases import empty_database
 
 
 @pytest.fixture
-async def log(url: str, feed: MemoryFeed) -> AsyncIterator[SqlEventLog]:
-    """The log at `url`, a fixture of the test's module."""
-    log = open_log_at(url, feed)
-    yield log
-    await log.close()
+def url(database_url: str) -> str:
+    return database_url
+
+
+@pytest.fixture
+async def log(open_shared: Callable[..., SqlEventLog], feed: MemoryFeed) -> SqlEventLog:
+    return open_shared(feed)
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 """A comparison of large rows is bounded in bytes, on each kind of database."""
 
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 
 import pytest
-from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, insert, make_url
+from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, insert
 from sqlalchemy.dialects.mysql import LONGTEXT
 
 from runstore.core.codec import RecordedEvent
 from runstore.database.database import Database
-from runstore.database.dialects import open_dialect
 from runstore.eventlog.sql import SqlEventLog
 from runstore.maintenance.rebuild import rebuild, verify
 from runstore.projections import advance, filling
@@ -41,13 +39,11 @@ class Wide(Projection):
             connection.execute(insert(table).values(position=event.position, words="x" * MIB))
 
 
-@pytest.fixture
-def opened(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     for bound in ("FIRST_EVENTS", "MOST_EVENTS", "LAST_EVENTS"):
         monkeypatch.setattr(advance, bound, 2)
     monkeypatch.setattr(filling, "LAST_EVENTS", 2)
-    with closing(open_dialect(make_url(database_url))) as dialect:
-        yield Database(dialect)
 
 
 def peak_of(work: Callable[[], object]) -> int:

@@ -33,7 +33,7 @@ COPIED = f"INSERT INTO {dropping.COPY} "  # the events that stay
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> Iterator[str]:
+def database_url(tmp_path: Path) -> Iterator[str]:
     with kept_database("partitioned", tmp_path) as url:
         yield url
 

@@ -49,7 +49,7 @@ YEAR_MS = 366 * 86_400_000
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> Iterator[str]:
+def database_url(tmp_path: Path) -> Iterator[str]:
     """A log that is not partitioned, for a test that changes its schema."""
     with empty_database("postgresql", tmp_path) as url:
         yield url

@@ -66,12 +66,14 @@ from tests.servers.databases import DATABASES, FORMS, kept_database
 
 DELETED = Deleted(by="ann")
 # A partition that is dropped goes at once: see `test_partition_purge.py`.
-by_rows = pytest.mark.parametrize("url", mostly_slow(DATABASES, "sqlite"), indirect=True)
-on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # for what no database does otherwise
+by_rows = pytest.mark.parametrize("database_url", mostly_slow(DATABASES, "sqlite"), indirect=True)
+on_sqlite = pytest.mark.parametrize(
+    "database_url", ["sqlite"], indirect=True
+)  # for what no database does otherwise
 
 
 @pytest.fixture(params=mostly_slow(FORMS, "sqlite"))
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with kept_database(request.param, tmp_path) as url:
         yield url
 

@@ -3,13 +3,13 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import Connection, make_url, select
+from sqlalchemy import Connection, select
 
 import runstore.maintenance.rebuild as rebuilding
 import runstore.projections.advance as advance
@@ -19,7 +19,7 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.events import Deleted, Usage
 from runstore.core.ports import Committed
 from runstore.core.run import fold
-from runstore.database.dialects import Dialect, open_dialect
+from runstore.database.dialects import Dialect
 from runstore.database.tables import runs
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import SqlEventLog
@@ -51,19 +51,6 @@ USAGE = Usage(agent="demo", input_tokens=10, output_tokens=1)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with kept_database(request.param, tmp_path) as url:
         yield url
-
-
-@pytest.fixture
-async def log(open_shared: Callable[..., SqlEventLog], feed: MemoryFeed) -> SqlEventLog:
-    return open_shared(feed)
-
-
-@pytest.fixture
-def dialect(database_url: str) -> Iterator[Dialect]:
-    """The log that `runstore projections` opens beside a running server."""
-    dialect = open_dialect(make_url(database_url), statement_timeout=False)
-    yield dialect
-    dialect.engine.dispose()
 
 
 @pytest.fixture(autouse=True)

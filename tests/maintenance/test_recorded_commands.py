@@ -1,15 +1,12 @@
 """A command on a projection and its record in the audit log are stored together, or neither is."""
 
-from collections.abc import Callable, Iterator
-
 import pytest
-from sqlalchemy import make_url, select
+from sqlalchemy import select
 
 from runstore.core.codec import decode
 from runstore.core.errors import ConfigError
 from runstore.core.events import AuditProjection, Custom
 from runstore.database.database import Database
-from runstore.database.dialects import open_dialect
 from runstore.database.tables import events
 from runstore.eventlog.sql import SqlEventLog
 from runstore.maintenance.projections import Projections
@@ -18,20 +15,8 @@ from tests.projections.examples import Picky
 
 
 @pytest.fixture
-async def log(open_shared: Callable[..., SqlEventLog]) -> SqlEventLog:
-    return open_shared()
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    dialect = open_dialect(make_url(database_url))
-    yield Database(dialect)
-    dialect.close()
-
-
-@pytest.fixture
-def projections(database: Database) -> Projections:
-    return Projections(database, [Picky()])
+def projections(opened: Database) -> Projections:
+    return Projections(opened, [Picky()])
 
 
 def status(projections: Projections) -> tuple[str, int]:
@@ -39,10 +24,10 @@ def status(projections: Projections) -> tuple[str, int]:
     return picky.state, picky.skipped
 
 
-def recorded(database: Database) -> list[tuple[str, str | None, int | None]]:
+def recorded(opened: Database) -> list[tuple[str, str | None, int | None]]:
     e = events.c
     query = select(e.type, e.v, e.data).where(e.type == AuditProjection.type).order_by(e.position)
-    with database.connect() as connection:
+    with opened.connect() as connection:
         found = [decode(*row) for row in connection.execute(query)]
     return [(each.command, each.run_id, each.seq) for each in found if isinstance(each, AuditProjection)]
 
@@ -56,7 +41,7 @@ class Crashed(Exception):
 )
 async def test_a_command_is_stored_with_its_record(
     log: SqlEventLog,
-    database: Database,
+    opened: Database,
     projections: Projections,
     monkeypatch: pytest.MonkeyPatch,
     command: str,
@@ -73,22 +58,22 @@ async def test_a_command_is_stored_with_its_record(
         raise Crashed
 
     with monkeypatch.context() as broken:
-        broken.setattr(database.dialect, "insert_events", crash)
+        broken.setattr(opened.dialect, "insert_events", crash)
         with pytest.raises(Crashed):
             getattr(projections, command)("picky")
-    assert (status(projections), recorded(database)) == ((state, 0), [])
+    assert (status(projections), recorded(opened)) == ((state, 0), [])
     getattr(projections, command)("picky")
     after = {"pause": ("paused", 0), "resume": ("running", 0), "skip": ("running", 1)}
     assert status(projections) == after[command]
-    assert recorded(database) == [(command, *((run_id, bad) if command == "skip" else (None, None)))]
+    assert recorded(opened) == [(command, *((run_id, bad) if command == "skip" else (None, None)))]
 
 
 @pytest.mark.parametrize("command", ["resume", "skip"])
 async def test_a_refused_command_is_not_recorded(
-    log: SqlEventLog, database: Database, projections: Projections, command: str
+    log: SqlEventLog, opened: Database, projections: Projections, command: str
 ) -> None:
     await start_run(log)
     projections.run()
     with pytest.raises(ConfigError, match=command):
         getattr(projections, command)("picky")
-    assert (status(projections), recorded(database)) == (("running", 0), [])
+    assert (status(projections), recorded(opened)) == (("running", 0), [])

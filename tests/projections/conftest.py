@@ -85,11 +85,3 @@ def tables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tables]:
 @pytest.fixture
 async def log(open_shared: Callable[..., SqlEventLog]) -> SqlEventLog:
     return open_shared()
-
-
-@pytest.fixture
-def opened(database_url: str) -> Iterator[Database]:
-    """The database that a runner opens beside the log of a server."""
-    dialect = open_dialect(make_url(database_url))
-    yield Database(dialect)
-    dialect.close()

@@ -10,18 +10,20 @@ from runstore.eventlog.queries import EVOLVING
 from runstore.projections.projection import Projection
 
 
+def counts(name: str) -> Table:
+    return Table(
+        name,
+        MetaData(),
+        Column("type", String(128), primary_key=True),
+        Column("events", BigInteger, nullable=False),
+    )
+
+
 class Totals(Projection):
     """How many events of each type the log has; every event counts, so none may be applied twice."""
 
     name = "totals"
-    tables = (
-        Table(
-            "totals",
-            MetaData(),
-            Column("type", String(128), primary_key=True),
-            Column("events", BigInteger, nullable=False),
-        ),
-    )
+    tables = (counts("totals"),)
 
     def apply(self, connection: Connection, events: Sequence[RecordedEvent]) -> None:
         (table,) = self.tables
@@ -35,14 +37,7 @@ class Picky(Totals):
     """It refuses `custom.bad`."""
 
     name = "picky"
-    tables = (
-        Table(
-            "picky",
-            MetaData(),
-            Column("type", String(128), primary_key=True),
-            Column("events", BigInteger, nullable=False),
-        ),
-    )
+    tables = (counts("picky"),)
 
     def apply(self, connection: Connection, events: Sequence[RecordedEvent]) -> None:
         super().apply(connection, events)
@@ -56,14 +51,7 @@ class InlineTotals(Totals):
     name = "inline"
     inline = True
     reads = EVOLVING
-    tables = (
-        Table(
-            "inline",
-            MetaData(),
-            Column("type", String(128), primary_key=True),
-            Column("events", BigInteger, nullable=False),
-        ),
-    )
+    tables = (counts("inline"),)
 
 
 def totals(connection: Connection, table: Table) -> dict[str, int]:

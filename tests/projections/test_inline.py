@@ -1,13 +1,11 @@
 """Users' inline projections: never behind an append, filled from an older log, and versioned."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from sqlalchemy import make_url
 
 from runstore.core.errors import ConfigError, LogUnavailable
 from runstore.database.database import Database
-from runstore.database.dialects import open_dialect
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.maintenance.rebuild import rebuild, verify
@@ -27,67 +25,60 @@ class Newer(InlineTotals):
     version = 2
 
 
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    dialect = open_dialect(make_url(database_url))
-    yield Database(dialect)
-    dialect.close()
-
-
-def found(database: Database, projection: Projection) -> Found:
-    with database.connect() as connection:
+def found(opened: Database, projection: Projection) -> Found:
+    with opened.connect() as connection:
         tables = live_tables(connection, projection)
         return totals(connection, tables["inline"]) if tables else {}
 
 
-def log_of(database: Database, *inline: Projection) -> SqlEventLog:
+def log_of(opened: Database, *inline: Projection) -> SqlEventLog:
     """A log as of a process that has these projections."""
-    return SqlEventLog(database, MemoryFeed(), [run_list(), InlineProjections(inline)])
+    return SqlEventLog(opened, MemoryFeed(), [run_list(), InlineProjections(inline)])
 
 
-async def test_it_is_filled_from_the_log_and_then_never_behind(database: Database) -> None:
-    log = log_of(database, InlineTotals())
+async def test_it_is_filled_from_the_log_and_then_never_behind(opened: Database) -> None:
+    log = log_of(opened, InlineTotals())
     await close_run(log)
-    assert found(database, InlineTotals()) == {}
-    ProjectionRunner(database, [InlineTotals()]).run(once=True)
-    assert found(database, InlineTotals())["lifecycle.completed"] == 1
+    assert found(opened, InlineTotals()) == {}
+    ProjectionRunner(opened, [InlineTotals()]).run(once=True)
+    assert found(opened, InlineTotals())["lifecycle.completed"] == 1
     for count in (2, 3):
         await close_run(log)
-        assert found(database, InlineTotals())["lifecycle.completed"] == count
-    assert verify(database, InlineTotals()).equal
-    assert rebuild(database, InlineTotals()).equal
+        assert found(opened, InlineTotals())["lifecycle.completed"] == count
+    assert verify(opened, InlineTotals()).equal
+    assert rebuild(opened, InlineTotals()).equal
     await close_run(log)
-    assert found(database, InlineTotals())["lifecycle.completed"] == 4
+    assert found(opened, InlineTotals())["lifecycle.completed"] == 4
     await log.close()
 
 
-async def test_a_process_without_it_neither_starts_nor_appends(database: Database) -> None:
-    ProjectionRunner(database, [InlineTotals()]).run(once=True)
-    with database.connect() as connection:
+async def test_a_process_without_it_neither_starts_nor_appends(opened: Database) -> None:
+    ProjectionRunner(opened, [InlineTotals()]).run(once=True)
+    with opened.connect() as connection:
         check_inline(connection, [InlineTotals()])
         with pytest.raises(ConfigError, match=r"'inline'.*does not have it.*install the package"):
             check_inline(connection, [])
-    log = log_of(database)
+    log = log_of(opened)
     with pytest.raises(LogUnavailable, match="does not have it"):
         await start_run(log)
     assert await log.read_all() == []
     await log.close()
 
 
-async def test_a_newer_version_takes_over_and_older_processes_append_no_more(database: Database) -> None:
-    ProjectionRunner(database, [InlineTotals()]).run(once=True)
-    old = log_of(database, InlineTotals())
+async def test_a_newer_version_takes_over_and_older_processes_append_no_more(opened: Database) -> None:
+    ProjectionRunner(opened, [InlineTotals()]).run(once=True)
+    old = log_of(opened, InlineTotals())
     await close_run(old)
-    new = log_of(database, Newer())
+    new = log_of(opened, Newer())
     await close_run(new)  # it is not filled yet, and the older tables are not written by newer code
-    assert (found(database, Newer()), found(database, InlineTotals())["lifecycle.completed"]) == ({}, 1)
+    assert (found(opened, Newer()), found(opened, InlineTotals())["lifecycle.completed"]) == ({}, 1)
     await close_run(old)
-    assert found(database, InlineTotals())["lifecycle.completed"] == 2
-    ProjectionRunner(database, [Newer()]).run(once=True)
+    assert found(opened, InlineTotals())["lifecycle.completed"] == 2
+    ProjectionRunner(opened, [Newer()]).run(once=True)
     await close_run(new)
-    assert found(database, Newer())["lifecycle.completed"] == 4
+    assert found(opened, Newer())["lifecycle.completed"] == 4
     with pytest.raises(LogUnavailable, match=r"applies version 2.*has version 1"):
         await start_run(old)
-    assert verify(database, Newer()).equal
+    assert verify(opened, Newer()).equal
     await old.close()
     await new.close()

@@ -1,22 +1,21 @@
 """Lists of runs stay small and quick, for any content and number of runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Connection, event, insert, make_url, select
+from sqlalchemy import Connection, event, insert, select
 
 from runstore.core.events import Completed, Queued, Usage
 from runstore.core.ids import first_run_id, new_run_id
 from runstore.core.run import LISTED_BYTES, Run, fold
-from runstore.database.dialects import Dialect, open_dialect
+from runstore.database.dialects import Dialect
 from runstore.database.tables import runs
 from runstore.eventlog.queries import read_ends
 from runstore.eventlog.sql import SqlEventLog
-from runstore.feed.memory import MemoryFeed
 from runstore.projections import runs as run_list_module
 from runstore.projections.runs import RunQuery, RunsFound, find_runs
 from tests.kit.events import CANCEL, CANCELLED, started
@@ -31,18 +30,6 @@ ANALYZE = {
 MANY = 3_000  # runs of one user
 SCANNED = 50  # that a page may look at in these tests
 MOST_READ = 10 * SCANNED  # rows: to look at them, to see where that ended, and to read what was found
-
-
-@pytest.fixture
-async def log(open_shared: Callable[..., SqlEventLog], feed: MemoryFeed) -> SqlEventLog:
-    return open_shared(feed)
-
-
-@pytest.fixture
-def dialect(database_url: str) -> Iterator[Dialect]:
-    dialect = open_dialect(make_url(database_url), statement_timeout=False)
-    yield dialect
-    dialect.close()
 
 
 async def begin(log: SqlEventLog, **queued: Any) -> str:

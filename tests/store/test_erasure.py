@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from runstore.store.reports.runs import RunsQuery, report_runs
 from runstore.store.reports.search import SearchQuery, search
 from runstore.store.reports.sessions import list_sessions
 from runstore.store.reports.usage import UsageQuery, report_usage
-from tests.kit.database import open_log_at, run_list
+from tests.kit.database import run_list
 from tests.kit.events import started, token
 from tests.kit.purging import act_once_found, purge_run
 from tests.kit.rebuilding import verify_runs
@@ -49,39 +49,31 @@ NAME = "ann-personal"
 SECRETS = ("zebrafish", "quokkatown", "narwhalson", "axolotlton", "pangolinia", "wombatwick", "okapiland")
 ADMIN = Actor("root", "0123456789ab")
 USAGE = Usage(agent="demo", model="m", input_tokens=3, output_tokens=2)
-on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(params=mostly_slow(DATABASES, "sqlite"))
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with empty_database(request.param, tmp_path) as url:
         yield url
 
 
 @pytest.fixture
-async def log(url: str, feed: MemoryFeed) -> AsyncIterator[SqlEventLog]:
-    log = open_log_at(url, feed)
-    yield log
-    await log.close()
+async def log(open_shared: Callable[..., SqlEventLog], feed: MemoryFeed) -> SqlEventLog:
+    return open_shared(feed)
 
 
 @pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    with closing(open_dialect(make_url(url), statement_timeout=False)) as dialect:
-        yield Database(dialect)
-
-
-@pytest.fixture
-def engine(url: str) -> Iterator[Engine]:
+def engine(database_url: str) -> Iterator[Engine]:
     """What any other program has."""
-    engine = create_engine(url)
+    engine = create_engine(database_url)
     yield engine
     engine.dispose()
 
 
 @pytest.fixture
-def erasure(database: Database) -> Erasure:
-    return Erasure(database, shipped(), [run_list()])
+def erasure(opened: Database) -> Erasure:
+    return Erasure(opened, shipped(), [run_list()])
 
 
 async def write_run(log: SqlEventLog, user: str = NAME, *, session: str | None = "zebrafish-1") -> str:
@@ -109,8 +101,8 @@ async def write_run(log: SqlEventLog, user: str = NAME, *, session: str | None =
     return run_id
 
 
-def fill_projections(database: Database) -> None:
-    Projections(database, shipped()).run()
+def fill_projections(opened: Database) -> None:
+    Projections(opened, shipped()).run()
 
 
 def erase(erasure: Erasure, asked: ToErase) -> Erased:
@@ -140,14 +132,14 @@ def assert_gone(engine: Engine, *secrets: str) -> None:
 
 
 async def test_a_pseudonym_leaves_nothing_of_a_person_in_any_table(
-    log: SqlEventLog, database: Database, engine: Engine, erasure: Erasure
+    log: SqlEventLog, opened: Database, engine: Engine, erasure: Erasure
 ) -> None:
     deleted = await write_run(log)
     await log.append(deleted, [Deleted(by=NAME)])
     purged = await write_run(log)
     purge_run(engine.url.render_as_string(hide_password=False), purged)
     await write_run(log)
-    with database.writing() as connection:
+    with opened.writing() as connection:
         create_key(connection, NAME, role="user", name="okapiland phone", now=1, expires_at=None)
         create_key(connection, "root", role="admin", name="office", now=1, expires_at=None)
         connection.execute(
@@ -155,12 +147,12 @@ async def test_a_pseudonym_leaves_nothing_of_a_person_in_any_table(
                 hierarchy_id=new_run_id(), user_id=NAME, name="zebrafish", created_at=1, definition=b"{}"
             )
         )
-    fill_projections(database)
+    fill_projections(opened)
     assert all(secret in everything(engine) for secret in (NAME, *SECRETS))
     erased = erase(erasure, ToErase(NAME, pseudonym=True))
     assert (erased.runs, erased.keys, erased.hierarchies) == (3, 1, 1)
     assert_gone(engine, NAME, *SECRETS)
-    with database.connect() as connection:
+    with opened.connect() as connection:
         assert {key.user_id: (key.name, key.state(2)) for key in list_keys(connection)}.items() >= {
             ("root", ("office", "active"))
         }
@@ -168,16 +160,16 @@ async def test_a_pseudonym_leaves_nothing_of_a_person_in_any_table(
 
 
 async def test_what_happened_stays_and_no_text(
-    log: SqlEventLog, database: Database, engine: Engine, erasure: Erasure
+    log: SqlEventLog, opened: Database, engine: Engine, erasure: Erasure
 ) -> None:
     run_ids = [await write_run(log), await write_run(log, session=None)]
     other = await write_run(log, "bob", session="s")
-    fill_projections(database)
-    with database.connect() as connection:
+    fill_projections(opened)
+    with opened.connect() as connection:
         before = report_runs(connection, RunsQuery(user_id=NAME))
         used = report_usage(connection, UsageQuery(group=("day",)))
     erase(erasure, ToErase(NAME))
-    with database.connect() as connection:
+    with opened.connect() as connection:
         found = report_runs(connection, RunsQuery(user_id=NAME)).runs
         assert report_usage(connection, UsageQuery(group=("day",))) == used
         [session] = list_sessions(connection, NAME, None, 10).sessions
@@ -193,18 +185,18 @@ async def test_what_happened_stays_and_no_text(
     assert verify_runs(dialect).equal
     dialect.close()
     for name in ("usage", "sessions", "tools", "text"):
-        assert Projections(database, shipped()).verify(name).equal
+        assert Projections(opened, shipped()).verify(name).equal
 
 
 async def test_a_pseudonym_is_the_same_whenever_the_person_is_erased(
-    log: SqlEventLog, database: Database, engine: Engine, erasure: Erasure
+    log: SqlEventLog, opened: Database, engine: Engine, erasure: Erasure
 ) -> None:
     asked = ToErase(NAME, pseudonym=True)
-    fill_projections(database)
+    fill_projections(opened)
     for count in (1, 2):
         await write_run(log)
         erase(erasure, asked)
-        with database.connect() as connection:
+        with opened.connect() as connection:
             listed = connection.execute(select(runs.c.user_id, runs.c.session_id)).all()
             [(user, session)] = {tuple(row) for row in listed}
             [row] = list_sessions(connection, user, None, 10).sessions
@@ -216,7 +208,7 @@ async def test_a_pseudonym_is_the_same_whenever_the_person_is_erased(
     assert erase(erasure, asked) == Erased(0, 0, 0, 0)
 
 
-async def test_who_asked_and_why_is_an_event(log: SqlEventLog, database: Database, erasure: Erasure) -> None:
+async def test_who_asked_and_why_is_an_event(log: SqlEventLog, opened: Database, erasure: Erasure) -> None:
     run_id = await write_run(log)
     erase(erasure, ToErase(NAME, run_id))
     [event] = [each for each in await log.read_all() if each.type == "audit.erased"]
@@ -226,11 +218,11 @@ async def test_who_asked_and_why_is_an_event(log: SqlEventLog, database: Databas
 
 
 async def test_one_run_is_erased_and_the_others_stay(
-    log: SqlEventLog, engine: Engine, database: Database, erasure: Erasure
+    log: SqlEventLog, engine: Engine, opened: Database, erasure: Erasure
 ) -> None:
     kept = await write_run(log, session=None)
     run_id = await write_run(log)
-    fill_projections(database)
+    fill_projections(opened)
     assert erase(erasure, ToErase(NAME, run_id)).runs == 1
     events = await log.read(kept)
     assert len(events) == 10
@@ -254,7 +246,7 @@ async def test_a_run_that_has_not_ended_refuses_and_nothing_changes(
 
 
 async def test_a_run_that_changes_during_the_erasure_is_erased_too(
-    log: SqlEventLog, database: Database, erasure: Erasure, monkeypatch: pytest.MonkeyPatch
+    log: SqlEventLog, opened: Database, erasure: Erasure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = await write_run(log)
     loop = asyncio.get_running_loop()
@@ -266,7 +258,7 @@ async def test_a_run_that_changes_during_the_erasure_is_erased_too(
     act_once_found(monkeypatch, delete)
     done = await asyncio.to_thread(erasure.purge, ToErase(NAME), by=ADMIN, reason="asked")
     assert done.runs == 1
-    with database.connect() as connection:
+    with opened.connect() as connection:
         left = connection.execute(select(events.c.type).where(events.c.run_id == run_id)).scalars().all()
     assert left == ["run.purged"]
 
@@ -288,27 +280,33 @@ async def test_a_run_that_begins_during_the_erasure_is_named(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("pseudonym", "url"), shared_out([False, True]), indirect=["url"])
+@pytest.mark.parametrize(("pseudonym", "database_url"), shared_out([False, True]), indirect=["database_url"])
 async def test_two_erasures_at_once_share_the_work(
-    log: SqlEventLog, url: str, database: Database, engine: Engine, erasure: Erasure, *, pseudonym: bool
+    log: SqlEventLog,
+    database_url: str,
+    opened: Database,
+    engine: Engine,
+    erasure: Erasure,
+    *,
+    pseudonym: bool,
 ) -> None:
     for _ in range(25):
         await write_run(log)
     await write_run(log, "bob", session="s")
-    fill_projections(database)
+    fill_projections(opened)
     asked = ToErase(NAME, pseudonym=pseudonym)
-    with closing(open_dialect(make_url(url), statement_timeout=False)) as dialect:
+    with closing(open_dialect(make_url(database_url), statement_timeout=False)) as dialect:
         other = Erasure(Database(dialect), shipped(), [run_list()])
         both = [asyncio.to_thread(erase, each, asked) for each in (erasure, other)]
         erased = await asyncio.gather(*both)
     assert sum(each.runs for each in erased) == 25
     assert sum(each.events for each in erased) == 250
-    with database.connect() as connection:
+    with opened.connect() as connection:
         [session] = list_sessions(connection, "bob", None, 10).sessions
         assert report_usage(connection, UsageQuery(group=("day",)))[0].runs == 26
     assert session.runs == 1
     for name in ("runs", "usage", "sessions", "tools", "text"):
-        assert Projections(database, shipped()).verify(name).equal
+        assert Projections(opened, shipped()).verify(name).equal
     if pseudonym:
         stored = everything(engine)
         assert NAME not in stored
@@ -323,36 +321,36 @@ async def test_a_survey_counts_what_is_erased_then(log: SqlEventLog, erasure: Er
 
 
 async def test_a_run_list_with_a_hole_is_refused(
-    log: SqlEventLog, database: Database, erasure: Erasure
+    log: SqlEventLog, opened: Database, erasure: Erasure
 ) -> None:
     await write_run(log)
-    Projections(database, shipped()).drop("runs")
+    Projections(opened, shipped()).drop("runs")
     with pytest.raises(ConfigError, match="projections rebuild runs"):
         erasure.survey(ToErase(NAME))
 
 
 async def test_a_projection_that_cannot_follow_is_named(
-    log: SqlEventLog, database: Database, erasure: Erasure
+    log: SqlEventLog, opened: Database, erasure: Erasure
 ) -> None:
     run_id = await write_run(log)
-    fill_projections(database)
-    Projections(database, shipped()).pause("text")
+    fill_projections(opened)
+    Projections(opened, shipped()).pause("text")
     erasure.purge(ToErase(NAME, run_id), by=ADMIN, reason="why")
     [left] = erasure.settle()
     assert "runstore projections resume text" in left
-    Projections(database, shipped()).resume("text")
+    Projections(opened, shipped()).resume("text")
     assert erasure.settle() == []
 
 
 @on_sqlite
 async def test_not_even_the_bytes_of_the_files_have_an_erased_person(
-    log: SqlEventLog, url: str, database: Database, erasure: Erasure
+    log: SqlEventLog, database_url: str, opened: Database, erasure: Erasure
 ) -> None:
     for _ in range(10):
         await write_run(log)
         await write_run(log, "bob", session="s")
-    path = Path(make_url(url).database or "")
-    fill_projections(database)
+    path = Path(make_url(database_url).database or "")
+    fill_projections(opened)
     erase(erasure, ToErase("bob", pseudonym=True))
     erase(erasure, ToErase(NAME, pseudonym=True))
     files = [path, path.with_name(f"{path.name}-wal")]
