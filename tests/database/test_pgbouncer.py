@@ -81,7 +81,7 @@ async def test_every_transaction_and_read_has_its_settings_and_leaves_none_behin
         assert tries == [[*wanted[:2], "10s", *wanted[3:]]] * 3
         await database.high_water_mark(0)
         with psycopg.connect(pooler.url.replace("+psycopg", ""), autocommit=True) as other:
-            for _ in range(10):  # whichever session it gets
+            for _ in range(10):  # on any session of the pool
                 shown = other.execute(
                     "SELECT current_setting('lock_timeout'), current_setting('statement_timeout'),"
                     " current_setting('synchronous_commit'), current_setting('transaction_isolation')"
@@ -109,7 +109,7 @@ async def test_writers_of_several_processes_keep_runs_dense_over_a_few_sessions(
             await log.database.close()
 
 
-async def test_an_event_beyond_the_bound_of_a_conversion_makes_nobody_wait_behind_a_long_read(
+async def test_an_event_beyond_the_bound_of_a_conversion_does_not_queue_others_behind_a_long_read(
     pooler: OwnPgbouncer,
 ) -> None:
     log = SqlEventLog(open_database(pooler.url, statement_timeout=True), MemoryFeed())

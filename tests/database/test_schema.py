@@ -47,7 +47,7 @@ from tests.servers.databases import DATABASES, bare_database
 
 OpenLog = Callable[..., SqlEventLog]
 
-WAITING = {  # whether somebody has waited for a migration's lock for longer than ANSWER_S, which is 1 s here
+WAITING = {  # whether a process has waited for a migration's lock for longer than ANSWER_S, which is 1 s here
     "postgresql": (
         "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database "
         "WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted "
@@ -300,7 +300,7 @@ def killed_before_the_second_change() -> Iterator[list[str]]:
     changed: list[str] = []
 
     def look(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        repeatable = statement.startswith("CREATE OR REPLACE")  # of a view, whatever was there before
+        repeatable = statement.startswith("CREATE OR REPLACE")  # of a view
         if statement.split(maxsplit=1)[0] in ("CREATE", "DROP", "ALTER") and not repeatable:
             if changed:
                 raise Killed

@@ -105,7 +105,7 @@ def database(url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def connection(database: Database, url: str) -> Iterator[Connection]:
-    """What any other program has."""
+    """The access that any other program has."""
     engine = create_engine(url)
     with engine.connect() as connection:
         yield connection
@@ -212,7 +212,7 @@ def test_a_posted_event_and_a_read_have_their_users(connection: Connection) -> N
 
 
 @pytest.mark.parametrize("type", ["custom.value", "custom.own"])
-def test_data_are_json_whatever_a_custom_event_holds(connection: Connection, type: str) -> None:
+def test_the_data_of_any_custom_event_are_json(connection: Connection, type: str) -> None:
     query = f"SELECT data FROM audit_events WHERE type = '{type}' ORDER BY position"
     found = [parsed(connection, row["data"]) for row in rows(connection, query)]
     assert json.dumps(found) == json.dumps(VALUES)  # as True equals 1 in Python

@@ -11,7 +11,8 @@ import structlog
 from runstore.core.errors import LogUnavailable
 from runstore.core.events import Deleted
 from runstore.core.ids import new_run_id
-from runstore.eventlog.queries import HEADS_AT_ONCE, read_last_seqs
+from runstore.database.keys import AT_ONCE
+from runstore.eventlog.queries import read_last_seqs
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.head_poll import HeadPoll
 from runstore.feed.memory import MemoryFeed
@@ -121,7 +122,7 @@ async def test_each_runs_last_seq_is_found_and_no_others(kind: str, tmp_path: Pa
             await start_run(log)
             await log.append(active, [note()] * 5)
             await log.append(deleted, [Deleted(by="local")])
-            asked = [active, ended, *(new_run_id() for _ in range(HEADS_AT_ONCE)), deleted]
+            asked = [active, ended, *(new_run_id() for _ in range(AT_ONCE)), deleted]
             assert await log.database.query(read_last_seqs, asked) == {active: 7, ended: 3, deleted: 4}
             assert await log.database.query(read_last_seqs, []) == {}
         finally:

@@ -13,7 +13,7 @@ SHALLOW_BYTES = 2 * MAX_DEPTH  # bytes; JSON up to this length cannot be nested 
 _CUT = b'"\xe2\x80\xa6 nested too deep to be shown"'
 _OTHERS = bytes(sorted(set(range(256)) - set(b'"[]{}')))
 _AS_LISTS = bytes.maketrans(b"{}", b"[]")
-# Takes a text without an end as one, too, so that no bytes take long.
+# An unterminated string counts as a string, so that no input takes long.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\(?:.|\Z)[^"\\]*+)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ def is_deeper(data: bytes, most: int = MAX_DEPTH) -> bool:
             return False
         left = nest.replace(b"[]", b"")
         if len(left) == len(nest):
-            return True  # brackets without the other one
+            return True  # unbalanced brackets
         nest = left
     return bool(nest)
 

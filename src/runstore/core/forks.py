@@ -1,4 +1,4 @@
-"""What a process that is forked from this one must not hold.
+"""The descriptors that a process forked from this one must not hold.
 
 Agents and libraries fork (`os.fork`, `multiprocessing`), and a forked process has all our descriptors. If it
 outlives us, it keeps our port, our readers' connections, the lock by which other workers know that we are
@@ -19,7 +19,7 @@ _ours: dict[int, Held] = {}  # a fork copies all descriptors of the process, so 
 
 
 def keep_from_forks(held: Held) -> None:
-    """Let no forked process hold a descriptor. Call `forget` before another one may get its number."""
+    """Keep a descriptor out of forked processes. Call `forget` before its number can be used again."""
     _ours[id(held)] = held
 
 

@@ -27,7 +27,7 @@ AGENT = "hierarchy:"
 
 MEMBER_NAME = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"  # `(?!\n)` stands for `\Z`, which JavaScript cannot read
 MemberName = Annotated[
-    str, Meta(pattern=MEMBER_NAME, description="What model providers take as a tool's name.")
+    str, Meta(pattern=MEMBER_NAME, description="A name that model providers accept for a tool.")
 ]
 Prompt = Annotated[str, Meta(min_length=1, max_length=MAX_PROMPT)]
 

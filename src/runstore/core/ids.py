@@ -18,8 +18,12 @@ def new_run_id() -> str:
 
 
 def first_run_id(at: int) -> str:
-    """The lowest id of a run created at a time: UTC, milliseconds since 1970."""
-    return str(UUID(int=at << RANDOM_BITS))
+    """The lowest id of a run created at a time, or at the nearest one that an id can hold.
+
+    Args:
+        at: UTC, milliseconds since 1970.
+    """
+    return str(UUID(int=min(max(at, 0), LAST_TIME) << RANDOM_BITS))
 
 
 # The stream of a run's reads has the id of the run with another version: 8 (RFC 9562, 5.8) instead of 7.

@@ -12,7 +12,7 @@ from runstore.core.ports import EventFilter
 
 INPUTS = EventFilter(types=frozenset({InputRequested.type, InputGiven.type}))
 MAX_REQUESTS = 100  # open requests of one run: a person has to read them all
-NULL = "the answer must not be null: an agent could not tell it from no answer"
+NULL = "the answer must not be null: an agent could not distinguish it from a missing answer"
 
 
 class Input(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""What a run was queued with, read from its first event."""
+"""The options of a run, read from its first event."""
 
 import msgspec
 from msgspec import Raw, Struct
@@ -25,5 +25,5 @@ _read = msgspec.json.Decoder(QueuedRun).decode
 
 
 def read_queued(first: EncodedEvent | RecordedEvent) -> QueuedRun:
-    """What a run was queued with, from its `lifecycle.queued` or `run.purged`."""
+    """A run's options, from its `lifecycle.queued` or `run.purged`."""
     return decoded(_read, first.data)

@@ -27,9 +27,9 @@ asking: ContextVar[str] = ContextVar("asking", default="")
 
 
 def raisable(error: BaseException) -> BaseException:
-    """The error as a coroutine can wait for it.
+    """An error that asyncio can raise from a future.
 
-    asyncio raises no StopIteration from a future, so its waiter would wait for ever (cpython#112182).
+    It cannot raise StopIteration, so that the waiter of the future would never be woken (cpython#112182).
     """
     if not isinstance(error, StopIteration):
         return error

@@ -3,7 +3,6 @@
 One object holds all spellings, and the compiler of a database picks its own. So callers need not know theirs.
 """
 
-from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import (
@@ -14,16 +13,12 @@ from sqlalchemy import (
     TypeDecorator,
     bindparam,
     func,
-    select,
-    tuple_,
     type_coerce,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import NULLTYPE
 from typing_extensions import override
-
-from runstore.core.codec import to_json
 
 T = TypeVar("T")
 
@@ -63,16 +58,6 @@ def holds(column: ColumnElement[bytes], wanted: bytes) -> ColumnElement[bool]:
     """Whether a column of bytes holds these bytes."""
     part = bindparam("wanted", wanted, LargeBinary, unique=True)
     return spelled(func.instr(column, part) > 0, postgresql=func.position(part.op("IN")(column)) > 0)
-
-
-def is_one_of(columns: Sequence[ColumnElement[str]], keys: Sequence[tuple[str, ...]]) -> ColumnElement[bool]:
-    """Whether these columns hold one of the keys.
-
-    For a list of keys, SQLite reads the whole table. For a subquery, it looks each of its rows up.
-    """
-    each = func.json_each(to_json(keys).decode()).table_valued("value")
-    parts = [func.json_extract(each.c.value, f"$[{index}]") for index in range(len(columns))]
-    return spelled(tuple_(*columns).in_(keys), sqlite=tuple_(*columns).in_(select(*parts)))
 
 
 def octets(column: ColumnElement[Any]) -> ColumnElement[int]:

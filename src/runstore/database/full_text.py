@@ -30,7 +30,7 @@ from runstore.database.columns import MYSQL
 from runstore.database.database import Database
 from runstore.database.expressions import spelled
 
-SEGMENTS = 8  # segments of a level that SQLite's index merges; its default of 4 makes inserts dearer
+SEGMENTS = 8  # segments of a level that SQLite's index merges; its default of 4 makes inserts slower
 MERGED_PAGES = 200  # pages of SQLite's index that one transaction merges, which takes some milliseconds
 
 

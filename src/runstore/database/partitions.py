@@ -1,8 +1,8 @@
-"""Partitions of `events` by the month of the run id, on PostgreSQL. Other databases have none.
+"""Partitions of `events` by the month of the run id. Only PostgreSQL has them.
 
 A range of run ids is a range of times. `events_first` holds all runs from before the partitioning,
-`events_YYYY_MM` the runs created in a month (UTC), and `events_other`, the default partition, every other id:
-so each event has a partition, whatever the clock of the process that made its run id.
+`events_YYYY_MM` the runs created in a month (UTC). `events_other`, the default partition, takes every other
+id: each event has a partition, even if a process with a wrong clock made its run id.
 
 A unique index of a partitioned table contains the partition's key. So `position` is the primary key of each
 partition, and unique among them by the sequence that alone assigns it; `check_positions` guards the sequence.
@@ -85,7 +85,7 @@ def is_partitioned(connection: Connection) -> bool:
 
 
 def read_partitions(connection: Connection) -> list[Partition]:
-    """The partitions of `events`; empty if it has none."""
+    """The partitions of `events`; empty if it is not partitioned."""
     if not is_partitioned(connection):
         return []
     return [
@@ -124,7 +124,7 @@ def add_partitions(connection: Connection, now: int) -> list[str]:
         now: UTC, milliseconds since 1970.
 
     Raises:
-        IntegrityError: a run of a new month was stored meanwhile; the next call leaves its month out.
+        IntegrityError: a run of a new month was stored at the same time; the next call leaves its month out.
     """
     lock_schema(connection, "events")
     partitions = read_partitions(connection)
@@ -183,8 +183,8 @@ def execute(connection: Connection, statements: str) -> None:
 def lock_schema(connection: Connection, *tables: str) -> None:
     """Exclude other changes of these tables' schema, and autovacuum, until the end of the transaction.
 
-    Readers and writers go on. This lock is waited for long enough to stop an autovacuum; each later lock of
-    the transaction is waited for LOCK_S.
+    Readers and writers go on. The wait for this lock is long enough to stop an autovacuum; the wait for each
+    later lock of the transaction is LOCK_S.
     """
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{WAIT_S}s'")
     only = ", ".join(f"ONLY {table}" for table in tables)

@@ -1,7 +1,7 @@
 """Writes many rows with one statement for all of them.
 
-A rebuild writes millions of rows. So a statement is compiled once for each table, and the rows go to the
-driver as it takes them: SQLAlchemy's own way from a row to the driver takes three times as long.
+A rebuild writes millions of rows. So a statement is compiled once for each table, and its rows are converted
+column by column: SQLAlchemy's own conversion, row by row, takes three times as long.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -61,7 +61,7 @@ def _keys(table: Table) -> list[str]:
 class _Parameter(Struct, frozen=True):
     """A parameter of a statement, and its column.
 
-    `bind`: makes a value as the driver takes it; None: it takes it as it is.
+    `bind` converts a value for the driver; None: the driver takes it unchanged.
     """
 
     name: str
@@ -102,7 +102,7 @@ def _compiled(table: Table, dialect: Dialect, sums: tuple[str, ...] | None) -> _
 
 @lru_cache(KEPT_STATEMENTS)
 def _updating(table: Table, dialect: Dialect, columns: tuple[str, ...]) -> _Compiled:
-    """The statement that sets these columns of a row. A key has another name in it than its column."""
+    """The statement that sets these columns of a row. The names of parameters for its key begin with KEY."""
     values: dict[str, Any] = {name: bindparam(name) for name in columns}
     return _compile(table, dialect, update(table).where(and_(*_matches(table))).values(values))
 

@@ -24,11 +24,11 @@ from runstore.core.events import Deleted, Purged, Redacted
 from runstore.core.ports import EventFilter, Head
 from runstore.core.run import EVOLVING_TYPES
 from runstore.database.columns import RunId
+from runstore.database.keys import in_pieces
 from runstore.database.tables import barrier, events, open_runs, purging, session_runs
 from runstore.eventlog.discards import READ, TextEvent, Withheld
 
-HEADS_AT_ONCE = 500  # runs of one SELECT
-TEXT_AT_ONCE = 500  # events of one statement that finds or withholds discarded text
+TEXT_AT_ONCE = 500  # events of one statement that finds discarded text
 ROWS_AT_ONCE = 16  # rows of one call of the driver, each with up to 1 MiB of data
 MAX_PAGE_BYTES = 256 << 10  # bytes of data of one page; the event that crosses it is the last
 
@@ -36,6 +36,7 @@ EVOLVING = EventFilter(types=EVOLVING_TYPES)
 
 _e = events.c
 _RECORDED = (_e.seq, _e.position, _e.type, _e.v, _e.ends, _e.at, _e.data)
+EVENT = (_e.run_id, *_RECORDED)  # the columns for `recorded`
 # One statement sees one state: all of a run's events, or none while they are being removed.
 _RUN = (
     select(*_RECORDED)
@@ -45,7 +46,7 @@ _RUN = (
 )
 _LAST = select(*_RECORDED).where(_e.run_id == bindparam("run")).order_by(_e.seq.desc()).limit(1)
 _ENDING = _LAST.where(_e.ends == 1)  # the ending, which only markers follow
-_ALL = select(_e.run_id, *_RECORDED).where(_e.position > bindparam("after")).order_by(_e.position)
+_ALL = select(*EVENT).where(_e.position > bindparam("after")).order_by(_e.position)
 _LAST_POSITION = select(func.max(_e.position))
 _OF_AN_OPEN_RUN = ("attempt", "cancel_at", "status", "added")  # columns of a head
 _HEAD = (
@@ -67,18 +68,18 @@ _WITHHOLD = (
     .values(type=Redacted.type, v=Redacted.version, data=bindparam("tombstone"))
 )
 _first = events.alias("first")
-_LAST_SEQS = select(  # each run's last seq is one step from the end of its part of the index
-    _first.c.run_id,
-    select(_e.seq)
-    .where(_e.run_id == _first.c.run_id)
-    .order_by(_e.seq.desc())
-    .limit(1)
-    .scalar_subquery()
-    .correlate(_first),
-).where(_first.c.seq == 1, _first.c.run_id.in_(bindparam("runs", expanding=True)))
-_FIRST_POSITIONS = select(_first.c.run_id, _first.c.position).where(
-    _first.c.seq == 1, _first.c.run_id.in_(bindparam("runs", expanding=True))
-)
+_first_of_each = _first.c.seq == 1, _first.c.run_id.in_(bindparam("runs", expanding=True))
+
+
+def _last_of(column: ColumnElement[int]) -> ScalarSelect[int]:
+    """A column of a run's last event, which is one step from the end of the run's part of the index."""
+    last = select(column).where(_e.run_id == _first.c.run_id).order_by(_e.seq.desc()).limit(1)
+    return last.scalar_subquery().correlate(_first)
+
+
+_LAST_SEQS = select(_first.c.run_id, _last_of(_e.seq)).where(*_first_of_each)
+_LASTS = select(_first.c.run_id, _last_of(_e.seq), _last_of(_e.position)).where(*_first_of_each)
+_FIRST_POSITIONS = select(_first.c.run_id, _first.c.position).where(*_first_of_each)
 _ATTEMPTS = select(open_runs.c.run_id, open_runs.c.attempt).where(
     open_runs.c.run_id.in_(bindparam("runs", expanding=True))
 )
@@ -124,17 +125,26 @@ def read_head(connection: Connection, run_id: str) -> Head | None:
 
 def read_last_seqs(connection: Connection, run_ids: Sequence[str]) -> dict[str, int]:
     """The heads of many runs; runs that do not exist are omitted."""
-    return _read_of_each(connection, _LAST_SEQS, run_ids)
+    return dict(map(tuple, _rows_of_each(connection, _LAST_SEQS, run_ids)))
+
+
+def read_lasts(connection: Connection, run_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """The seq and the position of each run's last event, also of purged runs."""
+    found = {run_id: (seq, position) for run_id, seq, position in _rows_of_each(connection, _LASTS, run_ids)}
+    for run_id in run_ids:
+        if run_id not in found and (last := _read_last(connection, run_id)) is not None:
+            found[run_id] = last.seq, last.position
+    return found
 
 
 def read_first_positions(connection: Connection, run_ids: Sequence[str]) -> dict[str, int]:
     """The positions of many runs' first events, see `first_position`; runs that do not exist are omitted."""
-    return _read_of_each(connection, _FIRST_POSITIONS, run_ids)
+    return dict(map(tuple, _rows_of_each(connection, _FIRST_POSITIONS, run_ids)))
 
 
 def read_open_attempts(connection: Connection, run_ids: Collection[str]) -> dict[str, int]:
     """See `OpenRuns.open_attempts`."""
-    return _read_of_each(connection, _ATTEMPTS, list(run_ids))
+    return dict(map(tuple, _rows_of_each(connection, _ATTEMPTS, list(run_ids))))
 
 
 def read_append_id(connection: Connection, run_id: str, seq: int) -> bytes | None:
@@ -151,8 +161,7 @@ def read_text_before(connection: Connection, run_id: str, seq: int) -> Iterator[
 
 def withhold(connection: Connection, run_id: str, withheld: Withheld) -> None:
     """Replace events by tombstones, the only change that the database allows."""
-    for start in range(0, len(withheld.seqs), TEXT_AT_ONCE):
-        seqs = withheld.seqs[start : start + TEXT_AT_ONCE]
+    for seqs in in_pieces(withheld.seqs):
         connection.execute(_WITHHOLD, {"run": run_id, "seqs": seqs, "tombstone": withheld.data})
 
 
@@ -224,10 +233,13 @@ def read_all(
     query = _ALL if only is None else _ALL.where(_matches(only))
     query = query if upto is None else query.where(_e.position <= upto)
     rows = connection.execute(query.limit(limit), {"after": after})
-    return [
-        RecordedEvent(run_id, seq, position, type, v, bool(ends), at, data)
-        for run_id, seq, position, type, v, ends, at, data in _within(max_bytes, rows)
-    ]
+    return list(recorded(_within(max_bytes, rows)))
+
+
+def recorded(rows: Iterable[Any]) -> Iterator[RecordedEvent]:
+    """The events in rows of EVENT."""
+    for run_id, seq, position, type, v, ends, at, data in rows:
+        yield RecordedEvent(run_id, seq, position, type, v, bool(ends), at, data)
 
 
 def _recorded(run_id: str, rows: Iterable[Any]) -> list[RecordedEvent]:
@@ -274,12 +286,9 @@ def read_first_at(connection: Connection, position: int) -> int | None:
     return connection.execute(later).scalar()
 
 
-def _read_of_each(connection: Connection, query: Select[Any], run_ids: Sequence[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for start in range(0, len(run_ids), HEADS_AT_ONCE):
-        some = run_ids[start : start + HEADS_AT_ONCE]
-        found |= dict(map(tuple, connection.execute(query, {"runs": some})))
-    return found
+def _rows_of_each(connection: Connection, query: Select[Any], run_ids: Sequence[str]) -> Iterator[Any]:
+    for some in in_pieces(run_ids):
+        yield from connection.execute(query, {"runs": some})
 
 
 def _read_last(connection: Connection, run_id: str) -> RecordedEvent | None:
@@ -295,10 +304,11 @@ def _head(row: Sequence[Any]) -> Head:
     return Head(seq, closed, deleted, attempt or 0, cancel_at is not None, purged, state, added or 0)
 
 
+def is_of(only: EventFilter) -> ColumnElement[bool]:
+    """Whether an event has one of these types. Terminal events do not pass by themselves."""
+    families = (func.substr(_e.type, 1, len(prefix)) == prefix for prefix in only.prefixes)
+    return or_(_e.type.in_(sorted(only.types)), *families)  # LIKE would ignore case
+
+
 def _matches(only: EventFilter) -> ColumnElement[bool]:
-    return or_(
-        _e.ends == 1,
-        _e.type.in_(sorted(only.types)),
-        # LIKE would ignore case.
-        *(func.substr(_e.type, 1, len(prefix)) == prefix for prefix in only.prefixes),
-    )
+    return or_(_e.ends == 1, is_of(only))

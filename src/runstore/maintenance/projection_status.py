@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from runstore.core.times import now_ms
 from runstore.eventlog.queries import last_position, read_first_at
-from runstore.projections.builds import UNPREPARED, Build, ProjectionFault, live_build, read_builds
+from runstore.projections.builds import UNPREPARED, Build, ProjectionFault, by_name, live_build, read_builds
 from runstore.projections.projection import Projection, Slot
 
 # running, paused, failed: as of its build. unbuilt: no process has made its tables yet. outdated, newer: its
@@ -48,9 +48,7 @@ class ProjectionStatus(Struct, frozen=True):
 
 def read_status(connection: Connection, known: Mapping[str, Projection]) -> list[ProjectionStatus]:
     """All projections, also those that only the database knows. `known`: those that have code, by name."""
-    builds: dict[str, dict[Slot, Build]] = {name: {} for name in known}
-    for build in read_builds(connection):
-        builds.setdefault(build.name, {})[build.slot] = build
+    builds = by_name(read_builds(connection), known)
     last = last_position(connection)
     return [_status(connection, name, known.get(name), builds[name], last) for name in sorted(builds)]
 

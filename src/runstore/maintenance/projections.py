@@ -163,7 +163,7 @@ class Projections:
     def _record(
         self, name: str, command: Callable[[Connection, str], None], *recorded: AuditProjection
     ) -> None:
-        """Do what a command asks, and record it, in one transaction."""
+        """Apply a command and record it, in one transaction."""
 
         def change(connection: Connection) -> None:
             command(connection, self._check_apart(connection, name))

@@ -5,7 +5,7 @@ one is being filled to replace it, or was replaced. Everything about a build is 
 is killed leaves nothing that another one could not continue.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -114,6 +114,14 @@ def lock_each(connection: Connection, keys: Sequence[Key]) -> dict[Key, Build]:
     return {(build.name, build.slot): build for build in map(_build, connection.execute(query))}
 
 
+def by_name(builds: Iterable[Build], names: Iterable[str]) -> dict[str, dict[Slot, Build]]:
+    """The builds of these projections, and of all others that have any."""
+    found: dict[str, dict[Slot, Build]] = {name: {} for name in names}
+    for build in builds:
+        found.setdefault(build.name, {})[build.slot] = build
+    return found
+
+
 def other_slot(slot: Slot) -> Slot:
     return "b" if slot == "a" else "a"
 
@@ -181,7 +189,7 @@ def prepare(
 def publish(database: Database, projection: Projection) -> None:
     """Let programs that read by SQL find the live tables: see `Projection.publish`.
 
-    Without the rights to do so, only they miss something: that is logged.
+    Missing rights affect those programs alone, so they are logged and not raised.
     """
     try:
         with database.changing() as connection:
@@ -209,7 +217,7 @@ def clear(database: Database, projection: Projection, build: Build) -> None:
 def clear_retired(database: Database, projection: Projection, build: Build, owner: str) -> None:
     """Remove a build that was replaced, and its tables, unless its slot is in use again.
 
-    First take it, as MySQL commits, and so lets go of the row, when it drops a table.
+    It is taken first: MySQL commits, and so releases the row, when it drops a table.
     """
     publish(database, projection)
     taken = replace(build, version=UNPREPARED, owner=owner, beat=build.beat + 1)

@@ -91,7 +91,7 @@ class Comparison:
     def step(self, connection: Connection) -> bool:
         """Compare the next range; False if it was the last one.
 
-        Rows that appear behind it later are not compared: otherwise there would be no end under load.
+        Rows that are added to an earlier range are not compared: under load there would be no end.
         """
         left = [table for table in self._tables.values() if not table.done]
         return bool(left) and (left[0].step(connection) or len(left) > 1)
@@ -200,7 +200,7 @@ class _TableComparison:
         return list(map(tuple, connection.execute(query).all()))
 
     def _python_key(self, connection: Connection, row: Row) -> Row:
-        """The key of a row that is as the driver gives it."""
+        """The key of a row from the driver, as Python values."""
         key: list[Any] = []
         for column, place in zip(self._key_of(self._new), self._places, strict=True):
             convert = column.type.dialect_impl(connection.dialect).result_processor(connection.dialect, None)

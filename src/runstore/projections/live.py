@@ -35,11 +35,11 @@ def live_tables(connection: Connection, projection: Projection) -> dict[str, Tab
 def reading_live(connection: Connection, read: Callable[[], T]) -> T:
     """The result of `read`, which reads live tables.
 
-    A rebuild leaves the tables that it replaced alone, but the next one begins by emptying them. A reader
-    that still has their names then fails, or finds too little.
+    A rebuild keeps the tables that it has replaced, and the next rebuild empties them. A reader that still
+    uses them then fails, or finds too few rows.
 
     Raises:
-        TablesReplaced: that has happened; `Database` begins the read again.
+        TablesReplaced: other tables became live; `Database` begins the read again.
     """
     before = _generation(connection)
     try:

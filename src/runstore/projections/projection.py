@@ -82,7 +82,7 @@ class Projection:
         process that keeps the projection up to date.
 
         Args:
-            slot: of the live tables; None: there are none.
+            slot: of the live tables; None: there are no live tables.
         """
 
 

@@ -24,6 +24,7 @@ from runstore.projections.advance import Advance, Step
 from runstore.projections.builds import (
     UNPREPARED,
     Build,
+    by_name,
     clear_retired,
     fail,
     fault_of,
@@ -154,31 +155,32 @@ class ProjectionRunner:
 
     def _make_round(self) -> bool:
         """Let each projection make one transaction; whether any of them has more to do now."""
-        with self._database.connect() as connection:
-            builds = read_builds(connection)
-            last = last_position(connection)
-            positions = {build.name: build.position for build in builds if build.live}
-            behind = {name: positions.get(name, 0) for name in self.lags if positions.get(name, 0) < last}
-            next_at = {position: read_first_at(connection, position) for position in {*behind.values()}}
-            first_at = {name: next_at[position] for name, position in behind.items()}
-        by_name: dict[str, dict[Slot, Build]] = {kept.name: {} for kept in self._kept}
-        for build in builds:
-            by_name.setdefault(build.name, {})[build.slot] = build
+        builds, last = self._look()
         furthest = max((build.position for build in builds if build.live), default=0)
         mark = self._database.dialect.high_water_mark(furthest)
         mark = last if mark is None else mark
         self._silences.look(builds, mark)
-        self.lags = {name: max(last - positions.get(name, 0), 0) for name in self.lags}
-        self._first_at = first_at
-        stopped = {build.name for build in builds if build.state == "failed"}
-        self.failed = {name: name in stopped for name in self.lags}
-        together = self._step_together(by_name, mark)
+        of_each = by_name(builds, [kept.name for kept in self._kept])
+        together = self._step_together(of_each, mark)
         busy = False
         for kept in self._kept:
             if not self._stopping.is_set():
                 stepped = kept.name in together
-                busy |= kept.work(by_name[kept.name], mark, self._silences, stepped=stepped)
+                busy |= kept.work(of_each[kept.name], mark, self._silences, stepped=stepped)
         return busy
+
+    def _look(self) -> tuple[list[Build], int]:
+        """All builds, and the last position of the log; notes how far the live tables are behind."""
+        with self._database.connect() as connection:
+            builds, last = read_builds(connection), last_position(connection)
+            positions = {build.name: build.position for build in builds if build.live}
+            self.lags = {name: max(last - positions.get(name, 0), 0) for name in self.lags}
+            behind = {name: positions.get(name, 0) for name, lag in self.lags.items() if lag}
+            next_at = {position: read_first_at(connection, position) for position in {*behind.values()}}
+        self._first_at = {name: next_at[position] for name, position in behind.items()}
+        stopped = {build.name for build in builds if build.state == "failed"}
+        self.failed = {name: name in stopped for name in self.lags}
+        return builds, last
 
     def _step_together(self, builds: Mapping[str, Mapping[Slot, Build]], mark: int) -> set[str]:
         """Advance the live tables that are at one position in one transaction; the names of those that moved.

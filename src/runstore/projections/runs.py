@@ -23,14 +23,14 @@ from sqlalchemy import (
 from runstore.core.codec import RecordedEvent
 from runstore.core.depth import readable
 from runstore.core.events import Queued
-from runstore.core.ids import LAST_TIME, first_run_id
+from runstore.core.ids import first_run_id
 from runstore.core.run import LISTED_BYTES, RUN_DEPTH, Run, Status, evolve, fold, shortened
+from runstore.database.keys import rows_with
 from runstore.database.tables import INDEXED, runs, runs_shadow, select_listed
 from runstore.database.upserts import insert_rows, update_rows
 from runstore.eventlog.queries import EVOLVING, read_evolving
 from runstore.projections.projection import Projection, Slot
 
-READ_AT_ONCE = 500  # runs of one SELECT; SQLite takes 32,766 parameters
 LISTED_AT_ONCE = 100  # runs of one SELECT for a list, whose pages are limited in bytes
 MAX_LIST_BYTES = 1 << 20  # bytes of states in one page of a list; the run that crosses it is the last
 MAX_SCANNED = 10_000  # runs examined for one page, which bounds a filter that matches none
@@ -89,13 +89,9 @@ class RunList(Projection):
         return self.tables[0]
 
     def _states(self, connection: Connection, run_ids: Sequence[str]) -> dict[str, Run]:
-        states: dict[str, Run] = {}
-        columns = self._table.c
-        for start in range(0, len(run_ids), READ_AT_ONCE):
-            wanted = columns.run_id.in_(run_ids[start : start + READ_AT_ONCE])
-            rows = connection.execute(select(columns.run_id, columns.state).where(wanted))
-            states |= {run_id: decode_state(state) for run_id, state in rows}
-        return states
+        table = self._table.c
+        rows = rows_with(connection, select(table.run_id, table.state), table.run_id, run_ids)
+        return {run_id: decode_state(state) for run_id, state in rows}
 
 
 class RunQuery(Struct, frozen=True, kw_only=True):
@@ -186,10 +182,10 @@ def _split(query: RunQuery) -> tuple[Select[Any], list[ColumnElement[bool]]]:
         others.append(table.agent_name.startswith(query.agent_prefix, autoescape=True))
     if query.since is not None:
         others.append(table.created_at >= query.since)
-        indexed.append(table.run_id >= _first_id(query.since - ID_SLACK_MS))
+        indexed.append(table.run_id >= first_run_id(query.since - ID_SLACK_MS))
     if query.until is not None:
         others.append(table.created_at <= query.until)
-        indexed.append(table.run_id <= _first_id(query.until + ID_SLACK_MS))
+        indexed.append(table.run_id <= first_run_id(query.until + ID_SLACK_MS))
     if query.before is not None:
         indexed.append(table.run_id < query.before)
     return select_listed(by).where(*indexed).order_by(table.run_id.desc()), others
@@ -228,10 +224,6 @@ def _completed(connection: Connection, run: Run) -> Run:
     if not is_outdated(run):
         return run
     return shortened(fold(run.run_id, read_evolving(connection, run.run_id)))
-
-
-def _first_id(at: int) -> str:
-    return first_run_id(min(max(at, 0), LAST_TIME))
 
 
 def _advance(run: Run, events: Sequence[RecordedEvent]) -> Run:

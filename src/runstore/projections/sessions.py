@@ -3,7 +3,7 @@
 Deleted runs do not count. A purged run counts, but can no longer give its session the title.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -29,12 +29,11 @@ from runstore.core.folds.run_text import input_text
 from runstore.core.ports import EventFilter
 from runstore.core.queued import read_queued
 from runstore.database.columns import Name
-from runstore.database.expressions import is_one_of
+from runstore.database.keys import in_pieces, is_one_of, rows_with
 from runstore.database.upserts import delete_rows, put_rows
 from runstore.projections.projection import Projection
 
 MAX_TITLE = 200  # characters
-READ_AT_ONCE = 500  # runs or sessions of one SELECT
 OUTCOMES: dict[str, str] = {"open": "open", "success": "succeeded", "error": "failed", "stopped": "stopped"}
 
 _tables = MetaData()
@@ -206,16 +205,12 @@ def title_of(input: Any) -> str:
 
 
 def _read_runs(connection: Connection, runs: Table, run_ids: list[str]) -> dict[str, _Run]:
-    found: dict[str, _Run] = {}
-    for start in range(0, len(run_ids), READ_AT_ONCE):
-        wanted = runs.c.run_id.in_(run_ids[start : start + READ_AT_ONCE])
-        found |= {row.run_id: _Run(*row) for row in connection.execute(select(runs).where(wanted))}
-    return found
+    return {row.run_id: _Run(*row) for row in rows_with(connection, select(runs), runs.c.run_id, run_ids)}
 
 
 def _read_sessions(connection: Connection, sessions: Table, keys: list[Key]) -> dict[Key, _Session]:
     found: dict[Key, _Session] = {}
-    for some in _in_pieces(keys):
+    for some in in_pieces(keys):
         wanted = is_one_of((sessions.c.user_id, sessions.c.session_id), some)
         rows = connection.execute(select(sessions).where(wanted))
         found |= {(row.user_id, row.session_id): _Session(*row) for row in rows}
@@ -225,7 +220,7 @@ def _read_sessions(connection: Connection, sessions: Table, keys: list[Key]) -> 
 def _measure_again(connection: Connection, runs: Table, shrunk: Sequence[_Session]) -> None:
     """Take times and titles from the runs that are left."""
     sessions = {(session.user_id, session.session_id): session for session in shrunk}
-    for some in _in_pieces(list(sessions)):
+    for some in in_pieces(list(sessions)):
         of_them = is_one_of((runs.c.user_id, runs.c.session_id), some)
         first_at, position = func.min(runs.c.created_at), func.min(runs.c.position)
         last_at = func.max(func.coalesce(runs.c.ended_at, runs.c.created_at))
@@ -244,8 +239,3 @@ def _measure_again(connection: Connection, runs: Table, shrunk: Sequence[_Sessio
         )
         for user_id, session_id, title in connection.execute(titled):
             sessions[user_id, session_id].title = title
-
-
-def _in_pieces(keys: list[Key]) -> Iterable[list[Key]]:
-    for start in range(0, len(keys), READ_AT_ONCE):
-        yield keys[start : start + READ_AT_ONCE]

@@ -1,4 +1,4 @@
-"""For how long the owners of builds have been silent while there was something to do, by our own clock."""
+"""Measures how long the owner of a build has been silent while events waited, by this process's clock."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ class Silences:
 
     Args:
         lease_s: seconds of silence after which a build may be taken over.
-        longest_look_s: seconds that one look counts at most: a process that was held up has seen no silence.
+        longest_look_s: the most seconds that one look counts: this process may have been suspended itself.
     """
 
     def __init__(

@@ -44,11 +44,11 @@ from runstore.core.usage import bounded
 from runstore.database.columns import Binary, Name, Position
 from runstore.database.database import Database
 from runstore.database.full_text import IndexedWords, add_index, fill_index, merge_index
+from runstore.database.keys import rows_with
 from runstore.database.upserts import insert_rows
 from runstore.projections.live import live_tables
 from runstore.projections.projection import Projection, Slot
 
-READ_AT_ONCE = 500  # runs of one statement
 KEPT_SPEAKERS = 256  # speakers of the last rows to remember
 INPUT, ANSWER, TOOL = "input", "answer", "tool"  # kinds of text
 REDACTED = "redacted"  # reason of a discard after which the log no longer has the text
@@ -219,7 +219,7 @@ def _called(call: _Tool, *, named: bool) -> str:
 
 @lru_cache(KEPT_SPEAKERS)
 def _speaker(agent: str, call_id: str | None) -> bytes:
-    """An agent at a call, as short as any: a call's id may be long."""
+    """A digest of an agent and its call, as the call's id may be long."""
     return hashlib.blake2b(msgspec.json.encode([agent, call_id]), digest_size=16).digest()
 
 
@@ -243,13 +243,8 @@ def _redact(
 
 
 def _answered(connection: Connection, table: Table, run_ids: Sequence[str]) -> set[str]:
-    found: set[str] = set()
-    for start in range(0, len(run_ids), READ_AT_ONCE):
-        wanted = table.c.run_id.in_(run_ids[start : start + READ_AT_ONCE])
-        found |= set(
-            connection.execute(select(table.c.run_id).where(wanted, table.c.kind == ANSWER)).scalars()
-        )
-    return found
+    answers = select(table.c.run_id).where(table.c.kind == ANSWER)
+    return {row.run_id for row in rows_with(connection, answers, table.c.run_id, run_ids)}
 
 
 def compact_words(database: Database, projection: Projection) -> None:

@@ -18,10 +18,10 @@ from runstore.core.folds.tool_usage import BUCKETS_MS, MAX_NAME, TOOL_TYPES, Run
 from runstore.core.ports import EventFilter
 from runstore.core.times import day_of
 from runstore.database.columns import Binary, Name
+from runstore.database.keys import rows_with
 from runstore.database.upserts import add_rows, delete_rows, put_rows
 from runstore.projections.projection import Projection
 
-READ_AT_ONCE = 500  # runs of one SELECT
 BUCKETS = (*(f"le_{limit}" for limit in BUCKETS_MS), "le_inf")  # columns: calls that took up to so many ms
 SUMS = ("calls", "failures", "duration_ms", *BUCKETS)
 
@@ -122,9 +122,5 @@ def _row(run_id: str, run: _Run) -> dict[str, Any]:
 
 
 def _read_runs(connection: Connection, runs: Table, run_ids: list[str]) -> dict[str, _Run]:
-    found: dict[str, _Run] = {}
-    for start in range(0, len(run_ids), READ_AT_ONCE):
-        wanted = runs.c.run_id.in_(run_ids[start : start + READ_AT_ONCE])
-        for row in connection.execute(select(runs).where(wanted)):
-            found[row.run_id] = _Run(row.day, _read_state(row.state))
-    return found
+    rows = rows_with(connection, select(runs), runs.c.run_id, run_ids)
+    return {row.run_id: _Run(row.day, _read_state(row.state)) for row in rows}

@@ -44,12 +44,12 @@ from runstore.core.queued import read_queued
 from runstore.core.times import day_of
 from runstore.core.usage import MAX_MODEL, SUMS, RunUsage, bounded, counted
 from runstore.database.columns import Name
+from runstore.database.keys import in_pieces, rows_with
 from runstore.database.upserts import add_rows, delete_rows, put_rows
 from runstore.database.views import write_views
 from runstore.projections.prices import Prices
 from runstore.projections.projection import Projection, Slot
 
-READ_AT_ONCE = 500  # runs of one SELECT; SQLite takes 32,766 parameters
 OUTCOMES: dict[str, str] = {"success": "succeeded", "error": "failed", "stopped": "stopped"}
 COUNTS = ("runs", *OUTCOMES.values(), "incomplete")  # columns that count runs
 CALL_SUMS = tuple(name for name in SUMS if name != "incomplete")
@@ -157,7 +157,7 @@ class UsageProjection(Projection):
             changes.count(run, priced, 1)
             run_rows.append(_run_row(run, priced))
             model_rows += _model_rows(run, priced)
-        for some in _in_pieces(sorted(purged)):
+        for some in in_pieces(sorted(purged)):
             connection.execute(delete(models).where(models.c.run_id.in_(some)))
         put_rows(connection, runs, run_rows)
         put_rows(connection, models, model_rows)
@@ -316,13 +316,10 @@ def _model_rows(run: _Run, priced: Sequence[_Priced]) -> Iterable[dict[str, Any]
 
 
 def _read_runs(connection: Connection, runs: Table, models: Table, run_ids: list[str]) -> dict[str, _Run]:
-    known: dict[str, _Run] = {}
-    for some in _in_pieces(run_ids):
-        for row in connection.execute(select(runs).where(runs.c.run_id.in_(some))):
-            known[row.run_id] = _run(row)
-        for row in connection.execute(select(models).where(models.c.run_id.in_(some))):
-            used = ModelUsage(row.model, *(getattr(row, name) for name in SUMS))
-            known[row.run_id].usage.models[row.model] = used
+    known = {row.run_id: _run(row) for row in rows_with(connection, select(runs), runs.c.run_id, run_ids)}
+    for row in rows_with(connection, select(models), models.c.run_id, run_ids):
+        used = ModelUsage(row.model, *(getattr(row, name) for name in SUMS))
+        known[row.run_id].usage.models[row.model] = used
     return known
 
 
@@ -331,8 +328,3 @@ def _run(row: Row[Any]) -> _Run:
         row.run_id, row.day, row.user_id, row.agent, row.created_at, row.status, row.error_code,
         row.stopped_by, row.started_at, row.ended_at, RunUsage(incomplete=bool(row.incomplete)),
     )  # fmt: skip
-
-
-def _in_pieces(run_ids: list[str]) -> Iterable[list[str]]:
-    for start in range(0, len(run_ids), READ_AT_ONCE):
-        yield run_ids[start : start + READ_AT_ONCE]

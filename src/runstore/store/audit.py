@@ -16,6 +16,7 @@ from runstore.core.errors import Busy, InvalidCursor, LogUnavailable
 from runstore.core.ids import READS_OF_ALL, read_run_id
 from runstore.core.ports import EventLog, LiveFeed
 from runstore.database.database import Database
+from runstore.database.keys import rows_with
 from runstore.database.tables import runs
 from runstore.eventlog.queries import last_position, read_first
 from runstore.feed.tail import HEARTBEAT_S, UNAVAILABLE_RETRY_S
@@ -26,7 +27,6 @@ from runstore.store.whole_log import read_matching
 MAX_PAGE = 1_000  # events of one page
 POLL_S = 0.25  # seconds between two polls for new events, shared by all followers
 MAX_KNOWN_RUNS = 10_000  # runs whose user and agent are cached
-OWNERS_AT_ONCE = 500  # runs of one query
 
 
 class AuditPage(Struct, frozen=True):
@@ -174,11 +174,9 @@ _read_of = msgspec.json.Decoder(_Of).decode
 
 
 def _read_owners(connection: Connection, run_ids: Sequence[str]) -> dict[str, _Of]:
-    owners: dict[str, _Of] = {}
-    for start in range(0, len(run_ids), OWNERS_AT_ONCE):
-        some = runs.c.run_id.in_(run_ids[start : start + OWNERS_AT_ONCE])
-        rows = connection.execute(select(runs.c.run_id, runs.c.user_id, runs.c.agent_name).where(some))
-        owners |= {run_id: _Of(user_id, agent) for run_id, user_id, agent in rows}
+    named = select(runs.c.run_id, runs.c.user_id, runs.c.agent_name)
+    rows = rows_with(connection, named, runs.c.run_id, run_ids)
+    owners = {run_id: _Of(user_id, agent) for run_id, user_id, agent in rows}
     for run_id in run_ids:
         if run_id not in owners and (first := read_first(connection, run_id)) is not None:
             owners[run_id] = decoded(_read_of, first.data)  # the run list was dropped

@@ -7,6 +7,7 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, select
 
 from runstore.database.expressions import holds
+from runstore.database.keys import rows_with
 from runstore.database.tables import runs
 from runstore.projections.runs import decode_state
 
@@ -63,6 +64,5 @@ def _all_forks(connection: Connection, of: ColumnElement[bool]) -> Iterator[tupl
 
 def _parents(connection: Connection, of: ColumnElement[bool], run_ids: list[str]) -> Iterator[str]:
     """Those of the runs `of` that have forks; purged ones, too."""
-    for start in range(0, len(run_ids), PAGE_ROWS):
-        some = run_ids[start : start + PAGE_ROWS]
-        yield from connection.scalars(select(runs.c.run_id).where(runs.c.run_id.in_(some), of))
+    for row in rows_with(connection, select(runs.c.run_id).where(of), runs.c.run_id, run_ids):
+        yield row.run_id

@@ -22,7 +22,7 @@ from runstore.core.errors import (
     TooLarge,
 )
 from runstore.core.events import CancelRequested, Custom, Deleted, Posted
-from runstore.core.folds.trace import Trace
+from runstore.core.folds.trace import TRACED, Trace, TraceFold
 from runstore.core.ids import new_run_id
 from runstore.core.limits import Limits
 from runstore.core.model_requests import ModelRequest, RequestPage
@@ -43,7 +43,6 @@ from runstore.store.joined_tails import JoinedTails
 from runstore.store.known_runs import KnownRuns
 from runstore.store.large_reads import LargeReads
 from runstore.store.request_reads import MAX_LISTED, list_requests, read_request
-from runstore.store.trace import read_trace
 
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is cached
 OWNERS_TRUST_S = 1.0  # seconds that a cached owner may outlive a purge (API keys: the same)
@@ -341,7 +340,7 @@ class RunStore:
             RunPurged
             Busy: too many large reads are under way.
         """
-        return await self._large_reads.call(partial(read_trace, self._database, self._log, run_id))
+        return await self._large_reads.call(partial(_read_trace, self._database, self._log, run_id))
 
     async def requests(
         self, run_id: str, *, after: int = 0, limit: int = MAX_LISTED, seq: int | None = None
@@ -424,3 +423,16 @@ def _read_run(connection: Connection, run_id: str, at: int | None) -> tuple[Head
 
 def _fold_run(connection: Connection, run_id: str, at: int | None) -> Run:
     return fold(run_id, read_evolving(connection, run_id, at))
+
+
+async def _read_trace(database: Database, log: RunLog, run_id: str) -> Trace:
+    """The run as a tree, also with its ending if it is longer than a trace."""
+    folding = TraceFold(run_id)
+    async for page in pages(log, run_id, only=TRACED):
+        for event in page:
+            folding.add(event)
+        if not folding.complete:
+            for event in await database.query(read_ends, run_id):
+                folding.add_ending(event)
+            break
+    return folding.trace

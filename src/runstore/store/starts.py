@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, select
 
 from runstore.core.errors import InvalidCursor
 from runstore.core.events import Queued
-from runstore.core.ids import CLOCKS_MS, LAST_TIME, RANDOM_BITS, first_run_id
+from runstore.core.ids import CLOCKS_MS, RANDOM_BITS, first_run_id
 from runstore.core.ports import Committed, LiveFeed
 from runstore.core.run import owner_of
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, OwnRunCursors
@@ -108,8 +108,7 @@ def read_starts(
 
 
 def _made_since(user_id: str, seconds: int) -> Select[Any]:
-    oldest = first_run_id(max(0, min(seconds * 1_000, LAST_TIME) - CLOCKS_MS))
-    return _own_runs(user_id).where(runs.c.run_id >= oldest)
+    return _own_runs(user_id).where(runs.c.run_id >= first_run_id(seconds * 1_000 - CLOCKS_MS))
 
 
 def _own_runs(user_id: str) -> Select[Any]:

@@ -12,15 +12,16 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select
 
 from runstore.core.audit import AuditQuery
 from runstore.core.codec import RecordedEvent, one_line
-from runstore.core.ids import CLOCKS_MS, LAST_TIME, first_run_id, read_run_id, reads_id
+from runstore.core.ids import CLOCKS_MS, first_run_id, read_run_id, reads_id
 from runstore.core.ports import EventFilter
 from runstore.database.expressions import holds
+from runstore.database.keys import rows_with
 from runstore.database.tables import events, runs, select_listed
-from runstore.eventlog.queries import read_first_positions
+from runstore.eventlog.queries import EVENT, is_of, read_first_positions, read_lasts, recorded
 
 MAX_EXAMINED = 10_000  # events examined for one step
 MAX_EXAMINED_S = 1.0  # seconds of one step; the next one goes on
@@ -28,25 +29,11 @@ MAX_BYTES = 1 << 20  # bytes of data of one step; the event that crosses it is t
 MERGED_RUNS = 500  # runs whose events are merged; of more, a good part of the log matches
 SCANNED_RUNS = 10_000  # runs examined to find those that match
 WINDOW = 1_000  # events of one query
-RUNS_AT_ONCE = 500  # runs of one query
 LATE_MS = 24 * 3_600_000  # milliseconds that an event may wait for a database that is away
 
 _e = events.c
-_EVENT = (_e.run_id, _e.seq, _e.position, _e.type, _e.v, _e.ends, _e.at, _e.data)
 _END = 1 << 62  # beyond every position
 _RUN_IDS = select_listed(()).where(runs.c.purged == 0, runs.c.deleted == 0)
-_first = events.alias("first")
-
-
-def _last_of(column: "ColumnElement[int]") -> "ScalarSelect[int]":
-    """A field of the last event of a run, for a query of the first ones."""
-    last = select(column).where(_e.run_id == _first.c.run_id).order_by(_e.seq.desc()).limit(1)
-    return last.scalar_subquery().correlate(_first)
-
-
-_LAST = select(_first.c.run_id, _last_of(_e.seq), _last_of(_e.position)).where(
-    _first.c.seq == 1, _first.c.run_id.in_(bindparam("runs", expanding=True))
-)
 
 
 class MatchingEvents(Struct, frozen=True):
@@ -83,7 +70,7 @@ def find_runs_of(connection: Connection, query: AuditQuery) -> list[str] | None:
     by, *others = [name for name in _SELECTIVE if name in query.of_run]
     first = [runs.c[by] == query.of_run[by]]
     if query.until is not None:
-        first.append(runs.c.run_id < _first_id(query.until + CLOCKS_MS))
+        first.append(runs.c.run_id < first_run_id(query.until + CLOCKS_MS))
     if not others:
         found = connection.execute(select(runs.c.run_id).where(*first).limit(MERGED_RUNS + 1))
         run_ids = list(found.scalars())
@@ -106,7 +93,7 @@ def begin_of(connection: Connection, since: int | None) -> int:
     """
     if since is None:
         return 0
-    older = _RUN_IDS.where(runs.c.run_id < _first_id(since - CLOCKS_MS)).order_by(runs.c.run_id.desc())
+    older = _RUN_IDS.where(runs.c.run_id < first_run_id(since - CLOCKS_MS)).order_by(runs.c.run_id.desc())
     return _first_position(connection, older, 0)
 
 
@@ -114,17 +101,13 @@ def end_of(connection: Connection, until: int | None) -> int:
     """A position after every event that happened at `until` or before and was stored within LATE_MS."""
     if until is None:
         return _END
-    newer = runs.c.run_id >= _first_id(until + CLOCKS_MS + LATE_MS)
+    newer = runs.c.run_id >= first_run_id(until + CLOCKS_MS + LATE_MS)
     return _first_position(connection, _RUN_IDS.where(newer).order_by(runs.c.run_id), _END)
 
 
 def _first_position(connection: Connection, run_ids: Select[str], otherwise: int) -> int:
     run_id = connection.execute(run_ids.limit(1)).scalar()
     return otherwise if run_id is None else read_first_positions(connection, [run_id]).get(run_id, otherwise)
-
-
-def _first_id(at: int) -> str:
-    return first_run_id(min(max(at, 0), LAST_TIME))
 
 
 class _Cursor(Struct, order=True):
@@ -161,7 +144,7 @@ class _Step:
             within = [_e.position > after, _e.position <= upto]
             if query is not None:
                 within = [_e.position.in_(self._positions(within, query))]
-            for event in self._read(select(*_EVENT).where(*within, *self._conditions).order_by(_e.position)):
+            for event in self._read(select(*EVENT).where(*within, *self._conditions).order_by(_e.position)):
                 found.append(event)
                 size += len(event.data)
                 if len(found) == self._limit or size >= MAX_BYTES:
@@ -180,12 +163,8 @@ class _Step:
         found = self._connection.execute(select(_e.position, _e.run_id).where(*within)).all()
         run_ids = sorted({read_run_id(run_id) for _, run_id in found})
         conditions = [runs.c[name] == value for name, value in query.of_run.items()]
-        matching: set[str] = set()
-        for start in range(0, len(run_ids), RUNS_AT_ONCE):
-            some = runs.c.run_id.in_(run_ids[start : start + RUNS_AT_ONCE])
-            matching |= set(
-                self._connection.execute(select(runs.c.run_id).where(some, *conditions)).scalars()
-            )
+        wanted = select(runs.c.run_id).where(*conditions)
+        matching = {row.run_id for row in rows_with(self._connection, wanted, runs.c.run_id, run_ids)}
         return [position for position, run_id in found if read_run_id(run_id) in matching]
 
     def merge(self, run_ids: Sequence[str], after: int, end: int) -> MatchingEvents:
@@ -214,7 +193,7 @@ class _Step:
 
     def _cursors(self, run_ids: Sequence[str], after: int) -> Iterator[_Cursor]:
         """Where each run's events after a position begin."""
-        last = self._last(run_ids)
+        last = read_lasts(self._connection, run_ids)
         live = [run_id for run_id, (_, position) in last.items() if position > after]
         first = read_first_positions(self._connection, live)
         for run_id in live:
@@ -223,20 +202,6 @@ class _Step:
             if position <= after:
                 seq, position = self._seek(run_id, after, last_seq)
             yield _Cursor(position - 1, run_id, seq, last_seq)
-
-    def _last(self, run_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """The last seq and position of each run, one step from the end of its part of the index."""
-        found: dict[str, tuple[int, int]] = {}
-        for start in range(0, len(run_ids), RUNS_AT_ONCE):
-            rows = self._connection.execute(_LAST, {"runs": run_ids[start : start + RUNS_AT_ONCE]})
-            found |= {run_id: (seq, position) for run_id, seq, position in rows}
-        purged = [run_id for run_id in run_ids if run_id not in found]  # or there never was such a run
-        for run_id in purged:
-            query = select(_e.seq, _e.position).where(_e.run_id == run_id)
-            row = self._connection.execute(query.order_by(_e.seq.desc()).limit(1)).first()
-            if row is not None:
-                found[run_id] = (row[0], row[1])
-        return found
 
     def _seek(self, run_id: str, after: int, last_seq: int) -> tuple[int, int]:
         """The seq before the run's first event after a position, and that event's position."""
@@ -261,7 +226,7 @@ class _Step:
         within = (_e.run_id == cursor.run_id, _e.seq > cursor.seq, _e.seq <= upto, _e.position <= end)
         found: list[RecordedEvent] = []
         size = 0
-        for event in self._read(select(*_EVENT).where(*within, *self._conditions).order_by(_e.seq)):
+        for event in self._read(select(*EVENT).where(*within, *self._conditions).order_by(_e.seq)):
             found.append(event)
             size += len(event.data)
             if len(found) == self._limit or size >= MAX_BYTES:
@@ -273,8 +238,7 @@ class _Step:
     def _read(self, query: Select[Any]) -> Iterator[RecordedEvent]:
         rows = self._connection.execute(query.limit(self._limit))
         try:
-            for run_id, seq, position, type, v, ends, at, data in rows:
-                yield RecordedEvent(run_id, seq, position, type, v, bool(ends), at, data)
+            yield from recorded(rows)
         finally:
             rows.close()
 
@@ -286,9 +250,7 @@ def _is_full(found: Sequence[RecordedEvent], limit: int) -> bool:
 def _conditions(query: AuditQuery) -> Iterator[ColumnElement[bool]]:
     """The conditions on the event itself."""
     if query.types:
-        asked = EventFilter.of(query.types)
-        families = (func.substr(_e.type, 1, len(prefix)) == prefix for prefix in asked.prefixes)
-        yield or_(_e.type.in_(sorted(asked.types)), *families)  # LIKE would ignore case
+        yield is_of(EventFilter.of(query.types))
     if query.since is not None:
         yield _e.at >= query.since
     if query.until is not None:

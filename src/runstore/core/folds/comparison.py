@@ -1,4 +1,4 @@
-"""Two runs beside each other: which of their steps belong together, and which words differ. Pure."""
+"""Aligns the steps of two runs, and compares their texts word by word. Pure."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence

@@ -8,12 +8,12 @@ from typing import Any
 from runstore.core.folds.transcript import message_text
 
 MAX_TEXT = 100_000  # characters of one event's text that are searched
-# Keys whose values are no text of the run.
-UNTOLD = frozenset({"bytes", "role", "format", "status", "toolUseId", "type"})
+# Keys whose values are not searched.
+SKIPPED = frozenset({"bytes", "role", "format", "status", "toolUseId", "type"})
 MAX_ASCII = 64  # characters of a word; MySQL ignores longer ones than 84
 MAX_BYTES = 36  # bytes of a word with other letters, which take twice as much there
 
-# For ASCII: letters are lower-case, and all but letters and digits is a blank.
+# For ASCII: letters become lower-case, and everything but letters and digits a blank.
 _PLAIN = bytes(ord(chr(code).lower() if chr(code).isalnum() else " ") for code in range(128)).ljust(256)
 # Scripts without blanks between words: each character counts as a word.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -68,7 +68,7 @@ def _leaves(value: Any) -> Iterator[str]:
         yield value
     elif isinstance(value, dict):
         for key, item in value.items():
-            if key not in UNTOLD:
+            if key not in SKIPPED:
                 yield from _leaves(item)
     elif isinstance(value, list):
         for item in value:

@@ -68,7 +68,7 @@ class EventFilter(Struct, frozen=True):
 
 
 class Reservation(Struct, frozen=True):
-    """What a new run reserves: one of its user's active runs, and its idempotency key.
+    """A new run's share of its user's limits: a place among the active runs, and an idempotency key.
 
     Args:
         max_active: refuse the run if the user has this many active runs.

@@ -33,7 +33,7 @@ EXCLUSIVE_S = 2.0  # seconds to wait for all other writers' commits
 IDLE_S = 1
 SLOW_IDLE_S = 10  # the same for a command that folds or removes much at once, perhaps on a busy machine
 MIGRATION_S = 60  # seconds to wait for another process's migration
-# What this machine may have too little of for a while. A driver may raise it as it is.
+# The errors of a machine that is short of something for a while. A driver may raise them unwrapped.
 SCARCE = frozenset(
     {
         errno.EMFILE,
@@ -167,7 +167,7 @@ class Replicated(Dialect, Protocol):
 
 
 def is_of_machine(error: BaseException) -> bool:
-    """Whether this machine has too little memory, descriptors or disk space now, whatever the statement."""
+    """Whether this machine is short of memory, descriptors or disk space: no statement is at fault."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SCARCE)
 
 

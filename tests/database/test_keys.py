@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Connection, insert, select
 
-from runstore.database.expressions import is_one_of
+from runstore.database.keys import is_one_of
 from runstore.database.opening import opened_database
 from runstore.database.tables import sessions
 from tests.servers.databases import DATABASES
