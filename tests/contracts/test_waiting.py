@@ -42,7 +42,7 @@ async def test_a_run_waits_until_its_last_request_is_answered(log: RunLog) -> No
     assert await log.head(run_id) == Head(7, attempt=2, status="running")
 
 
-async def test_a_waiting_run_has_no_worker_and_is_none_to_look_after(log: RunLog) -> None:
+async def test_a_waiting_run_has_no_worker_and_needs_no_care(log: RunLog) -> None:
     run_id = await waiting_run(log)
     assert await log.runs_of("worker-1") == []
     assert await log.workers() == set()

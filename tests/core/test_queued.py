@@ -1,4 +1,4 @@
-"""What a run was queued with, as all rooms read it."""
+"""The options of a run, as all rooms read them."""
 
 import msgspec
 

@@ -175,7 +175,7 @@ def test_the_state_at_any_seq_is_that_of_the_events_up_to_there(
 
 
 @given(st.lists(st.sampled_from([event for event in record(*STORY) if event.type not in EVOLVING_TYPES])))
-def test_leaving_out_what_does_not_evolve_changes_nothing(extra: list[RecordedEvent]) -> None:
+def test_events_without_effect_on_the_state_change_nothing(extra: list[RecordedEvent]) -> None:
     evolving = [event for event in record(*STORY) if event.type in EVOLVING_TYPES]
     assert fold(RUN, [evolving[0], *extra, *evolving[1:]]) == fold(RUN, evolving)
 

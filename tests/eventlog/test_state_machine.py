@@ -155,7 +155,7 @@ class LogMachine(RuleBasedStateMachine):
         self.open()
         for run_id, run in self.runs.items():
             self.absorb(run_id)
-            assert run.offered == [], "closing the log lost what was queued"
+            assert run.offered == [], "closing the log lost queued events"
 
     @rule()
     def crash(self) -> None:
@@ -407,13 +407,13 @@ class LogMachine(RuleBasedStateMachine):
             return
         assert [event.seq for event in stored] == list(range(1, len(stored) + 1))
         facts = [(event.type, event.data) for event in stored]
-        assert facts[: len(run.facts)] == run.facts, "what was acknowledged has changed"
+        assert facts[: len(run.facts)] == run.facts, "an acknowledged event has changed"
         for new in facts[len(run.facts) :]:
             source = run.offered if run.offered and run.offered[0] == new else expected
-            assert source, f"nobody wrote {new}"
+            assert source, f"no writer wrote {new}"
             assert source.pop(0) == new
             run.facts.append(new)
-        assert expected == [], "what was acknowledged is missing"
+        assert expected == [], "an acknowledged event is missing"
 
     def settle(self, run_id: str) -> None:
         """Wait until all that was offered has landed."""

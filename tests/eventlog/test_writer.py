@@ -171,7 +171,7 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def locked(database: Path) -> Iterator[None]:
-    """Somebody else holds the database's only write lock."""
+    """Another program holds the database's only write lock."""
     connection = sqlite3.connect(database, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
     try:

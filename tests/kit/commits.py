@@ -46,8 +46,8 @@ class Commits:
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
-        self._before = b""  # the end of what was sent: a message may come in two parts
-        self._carried = b""  # what was sent in this transaction since `_watched_for`
+        self._before = b""  # the last bytes sent: a message may come in two parts
+        self._carried = b""  # the bytes sent in this transaction since `_watched_for`
         self._watched_for: CommitCut | None = None
 
     def sent(self, part: bytes, armed: CommitCut | None) -> bool:

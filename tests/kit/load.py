@@ -21,7 +21,7 @@ from tests.kit.frames import Frame, FrameReader
 LATER = (429, 503)  # answers that ask to try again
 PAUSE_S = 0.05  # before it is tried again, or the next note is added
 SILENCE_S = 5.0  # after which a follower goes to another server; heartbeats have to be more frequent
-FRAMES_A_HOP = 60  # at most, drawn anew each time
+FRAMES_A_HOP = 60  # at most; each number is drawn at random
 FINISH_S = 120.0  # for all runs to end, after the faults
 
 

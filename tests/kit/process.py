@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 from tests.kit.forking import SUPPORTED, Forked, template
 
 DEADLINE_S = 120.0  # of anything that a test waits for; a busy machine may take its time
-SHORTEST_S, LONGEST_S = 0.01, 0.1  # between two looks: what is asked again and again takes a core from others
+SHORTEST_S, LONGEST_S = 0.01, 0.1  # between two looks: without pauses they would take a core from others
 PYTHON = (sys.executable, "-m", "runstore")
 MARK = "RUNSTORE_TESTS_MARK"  # by which a test finds what a process has started; nothing reads it
 Process: TypeAlias = "subprocess.Popen[bytes] | Forked"

@@ -1,6 +1,6 @@
 """A page's commands, as a reader runs them: in a terminal, with the output that the page shows.
 
-A block of `sh` is run. The block without a language that follows it is its output; if there is none, the
+A block of `sh` is run. The block without a language that follows it is its output; without one, the
 commands print nothing. In an output
 
 - `…` stands for any text, a line of `…` for any lines, a last line of `…` for a program that goes on running:

@@ -100,7 +100,7 @@ async def test_runs_are_purged_with_their_partition(url: str, log: SqlEventLog) 
 
 
 @pytest.mark.usefixtures("no_rows_removed")
-async def test_what_is_not_due_stays_in_the_new_partition_and_goes_on(url: str, log: SqlEventLog) -> None:
+async def test_runs_that_are_not_due_stay_in_the_new_partition_and_go_on(url: str, log: SqlEventLog) -> None:
     old = await write_many(log)
     running, ended_late = old_run_id(), old_run_id()
     await start_run(log, running)
@@ -171,7 +171,7 @@ async def test_a_partition_that_takes_events_during_the_copy_is_not_dropped(
     assert number_marked(url) == 0
 
 
-async def test_a_partition_that_is_read_for_long_is_purged_by_rows_and_nobody_waits(
+async def test_a_partition_under_a_long_read_is_purged_by_rows_and_blocks_no_writer(
     url: str, log: SqlEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dropping, "LOCKED_S", 0.5)

@@ -1,4 +1,4 @@
-"""The conversion of a live PostgreSQL log to partitions: it loses nothing, and stops nobody."""
+"""The conversion of a live PostgreSQL log to partitions: it loses nothing, and stops no process."""
 
 import asyncio
 import time
@@ -140,7 +140,7 @@ def test_other_databases_are_not_partitioned(kind: str, tmp_path: Path) -> None:
         ("ALTER TABLE events ADD CONSTRAINT mine CHECK (at > 0)", "constraint mine"),
     ],
 )
-def test_what_would_stay_on_the_first_partition_is_refused_and_nothing_is_changed(
+def test_objects_that_would_stay_on_the_first_partition_are_refused_and_nothing_changes(
     url: str, made: str, named: str
 ) -> None:
     with connected(url) as connection:
@@ -378,7 +378,7 @@ async def test_writers_and_readers_go_on_during_a_conversion(
         await log.close()
 
 
-async def test_a_conversion_waits_for_a_long_read_and_nobody_waits_for_it(url: str, log: SqlEventLog) -> None:
+async def test_a_conversion_waits_for_a_long_read_and_blocks_no_other(url: str, log: SqlEventLog) -> None:
     run_id = await start_run(log)
     steps: list[str] = []
     with connected(url) as reader:

@@ -1,4 +1,4 @@
-"""Purging, on every kind of database: what is left, what readers and writers meet meanwhile (G9, G10)."""
+"""Purging, on every kind of database: the remains, and what readers and writers meet during it (G9, G10)."""
 
 import asyncio
 import subprocess
@@ -88,7 +88,7 @@ async def other_log(url: str) -> AsyncIterator[SqlEventLog]:
 
 @pytest.fixture
 def engine(url: str) -> Iterator[Engine]:
-    """What any other program has."""
+    """The access that any other program has."""
     engine = create_engine(url)
     yield engine
     engine.dispose()
@@ -193,7 +193,7 @@ async def test_a_survey_changes_nothing(log: SqlEventLog, url: str) -> None:
     assert await log.database.query(rows_of("purging")) == 0
 
 
-# ---- what is left ----
+# ---- the remains ----
 
 
 async def test_one_event_is_left_that_summarises_the_run(log: SqlEventLog, url: str) -> None:
@@ -327,7 +327,7 @@ async def test_the_next_purge_finishes_an_interrupted_one(
     assert [await is_purged(log, run_id) for run_id in runs] == [True, True, True, False]
     assert survey(url) == Purgeable(runs=1, events=12, begun=begun)
     assert rebuild_in(url, swap=False) == TableDifference(missing=0, wrong=0, extra=0, rows=4)
-    purge(url, before=0)  # nothing is that old; what was begun is
+    purge(url, before=0)  # no run is that old, but the begun purge is finished
     assert await log.database.query(count_events) == 3 + 12
     assert len(await read_run(log, runs[3])) == 12
     assert await log.database.query(rows_of("purging")) == 0
@@ -497,7 +497,7 @@ async def test_nothing_is_removed_while_a_writer_is_at_work_that_may_not_know(
             await asyncio.sleep(0.01)
             assert count_events(writer) == 4 + len(told), "events have gone"
         assert len(told) <= 1
-        with pytest.raises(Exception) as refusal:  # noqa: PT011 of whatever driver
+        with pytest.raises(Exception) as refusal:  # noqa: PT011 of any driver
             dialect.insert_events(writer, bytes(8), [late])
         assert dialect.is_conflict(refusal.value)
         writer.rollback()

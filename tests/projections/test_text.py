@@ -67,7 +67,7 @@ QUESTIONS: list[tuple[str, list[str]]] = [
 ]
 
 
-def test_a_search_finds_what_has_all_its_words(tables: Tables) -> None:
+def test_a_search_finds_texts_that_have_all_its_words(tables: Tables) -> None:
     history = History()
     for name, text in TEXTS.items():
         history.append(name, Queued(agent="demo", user_id="ann", input=text))

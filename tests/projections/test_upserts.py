@@ -1,4 +1,4 @@
-"""Statements that write many rows, whatever the columns are called."""
+"""Statements that write many rows, into columns of any name."""
 
 import pytest
 from sqlalchemy import BigInteger, Column, MetaData, Table, select

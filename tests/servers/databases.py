@@ -2,7 +2,7 @@
 
 Migrating takes most of a second, so each process of a test run does it once for each kind. PostgreSQL then
 copies that database. MariaDB has no such copy: the statements that make its tables are read back and
-repeated. Either takes tenths of a second on a busy machine, so whoever writes nothing but rows gets a
+repeated. Either takes tenths of a second on a busy machine, so a test that writes only rows gets a
 database that was emptied.
 """
 
@@ -41,7 +41,7 @@ EMPTY = (
     f"UPDATE barrier SET {schema.barrier.c.high_water_mark.name} = 0, purges = 0",
 )
 KEPT_TABLES = {"alembic_version", *schema.metadata.tables}
-SWEEP_LOCK = 7_226_001  # held by whoever drops what killed test runs have left
+SWEEP_LOCK = 7_226_001  # held by the process that drops the databases of killed test runs
 EMPTYINGS = 3  # tries
 DROP_WAIT_S = 10  # for the locks of a connection that has just been ended
 

@@ -41,7 +41,7 @@ class OwnSentinel(OwnServer):
         return f"redis+sentinel://127.0.0.1:{self.port}/{SERVICE}"
 
     def master(self) -> dict[str, str]:
-        """What it knows of the primary."""
+        """Its data about the primary."""
         with redis.Redis(port=self.port, password=self._password, decode_responses=True) as client:
             answer = client.execute_command("SENTINEL", "MASTER", SERVICE)
         return dict(zip(answer[::2], answer[1::2], strict=True)) if isinstance(answer, list) else answer

@@ -78,7 +78,7 @@ async def write_into(url: str) -> int:
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-async def test_a_kept_database_is_as_new_whenever_it_is_lent(kind: str, tmp_path: Path) -> None:
+async def test_a_kept_database_is_as_new_each_time_it_is_lent(kind: str, tmp_path: Path) -> None:
     with empty_database(kind, tmp_path) as url:
         new = contents(url)
     with kept_database(kind, tmp_path) as first:

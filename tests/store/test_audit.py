@@ -350,7 +350,7 @@ async def take(follower: "AsyncIterator[Any]") -> list[str]:
     return [item.event.data.decode() for item in items]
 
 
-async def test_a_person_who_was_erased_by_another_process_is_not_named_again(
+async def test_a_person_erased_by_another_process_is_not_named_again(
     open_shared: OpenLog, database_url: str
 ) -> None:
     log = open_shared()

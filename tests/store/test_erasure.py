@@ -1,4 +1,4 @@
-"""An erased person is gone from every table of every kind of database, and only what is promised is left."""
+"""An erased person is gone from every table of every kind of database; only promised data are left."""
 
 import asyncio
 import sqlite3
@@ -65,7 +65,7 @@ async def log(open_shared: Callable[..., SqlEventLog], feed: MemoryFeed) -> SqlE
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """What any other program has."""
+    """The access that any other program has."""
     engine = create_engine(database_url)
     yield engine
     engine.dispose()
@@ -188,7 +188,7 @@ async def test_what_happened_stays_and_no_text(
         assert Projections(opened, shipped()).verify(name).equal
 
 
-async def test_a_pseudonym_is_the_same_whenever_the_person_is_erased(
+async def test_a_pseudonym_is_the_same_in_each_erasure(
     log: SqlEventLog, opened: Database, engine: Engine, erasure: Erasure
 ) -> None:
     asked = ToErase(NAME, pseudonym=True)
@@ -312,7 +312,7 @@ async def test_two_erasures_at_once_share_the_work(
         assert NAME not in stored
 
 
-async def test_a_survey_counts_what_is_erased_then(log: SqlEventLog, erasure: Erasure) -> None:
+async def test_a_survey_counts_as_many_as_are_erased_then(log: SqlEventLog, erasure: Erasure) -> None:
     await write_run(log)
     found = erasure.survey(ToErase(NAME))
     assert (found.runs, found.events) == (1, 10)

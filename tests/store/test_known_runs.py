@@ -1,4 +1,4 @@
-"""Cached facts about runs do not outlive a purge or an erasure, whichever process it is of."""
+"""Cached facts about runs do not outlive a purge or an erasure, of this process or of another one."""
 
 import asyncio
 from collections.abc import Callable

@@ -320,7 +320,7 @@ def test_sessions_come_latest_first_page_by_page(connection: Connection) -> None
     assert list_sessions(connection, "another", None, 10).sessions == []
 
 
-def test_what_cannot_be_answered_is_refused(connection: Connection) -> None:
+def test_an_unanswerable_query_is_refused(connection: Connection) -> None:
     with pytest.raises(InvalidQuery, match="sort 'size' must be one of created, failed, cost"):
         report_runs(connection, RunsQuery(sort="size"))
     with pytest.raises(InvalidQuery, match="group must have some of day, user, agent, model"):

@@ -1,4 +1,4 @@
-"""Reading back what a model was asked is bounded, whatever a process has written."""
+"""Reading back a request to a model is bounded, even if a process has written nonsense."""
 
 import pytest
 

@@ -152,7 +152,7 @@ def test_retries_belong_to_the_call_and_rejected_text_is_a_discarded_one() -> No
     assert (found["status"], found["reason"]) == ("stopped", "user")
 
 
-def test_a_resumed_run_has_two_attempts_and_marks_what_is_said_again() -> None:
+def test_a_resumed_run_has_two_attempts_and_marks_repeated_text() -> None:
     found = tree(
         QUEUED, started(), AgentStarted(agent="boss"), said("kept"), usage(),
         tool(ToolStarted), said("lost"),
