@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runstore.app import Runtime, build_app, check_exposure, open_runtime
-from runstore.http.app import ERRORS
-from runstore.http.errors import Unauthorized
+from runstore.http.app import SURFACES
+from runstore.http.errors import Unauthorized, answer_error, respond
+from runstore.http.surfaces import FindSurface
 from runstore.library import LocalStore
 from runstore.logs import log_as_library
 from runstore.projections.projection import Projection
@@ -57,6 +58,7 @@ class MountedApp:
         self._settings = msgspec.structs.replace(settings, server=server)
         self._runtime: Runtime | None = None
         self._app: ASGIApp | None = None
+        self._entrance = FindSurface(self._answer, SURFACES)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[LocalStore]:
@@ -83,21 +85,24 @@ class MountedApp:
             self._runtime.feed.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._entrance(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._app is None or self._runtime is None:
             if scope["type"] == "http":
                 message = "the application has not opened its run store"
-                response = ERRORS.respond(scope, 503, "not_ready", message)
+                response = respond(scope, 503, "not_ready", message)
                 await response(scope, receive, send)
             return
         needs_login = scope["type"] == "http" and not _is_local(scope)
         if needs_login and not await self._runtime.authenticator.required():
             refusal = Unauthorized("without API keys only clients of this machine are answered")
-            response = await ERRORS.runstore_error(Request(scope), refusal)
+            response = await answer_error(Request(scope), refusal)
             await response(scope, receive, send)
             return
         if scope["type"] == "http" and self._may_have_trailers(scope):
             message = "send a Content-Length: this server may take the trailers of a chunked body for headers"
-            await ERRORS.respond(scope, 400, "malformed_request", message)(scope, receive, send)
+            await respond(scope, 400, "malformed_request", message)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

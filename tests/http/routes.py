@@ -8,3 +8,4 @@ ROUTES = [  # of each route its methods and its path
     for path, operation in surface.operations
     for method in (["GET", "HEAD"] if operation.method == "GET" else [operation.method])
 ]
+OPEN_PATHS = [path for surface in SURFACES for path, operation in surface.operations if operation.open]

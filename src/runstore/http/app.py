@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.routing import compile_path
 
+from runstore.core.errors import RunstoreError
 from runstore.http.bodies import Bodies
-from runstore.http.console.routes import Console, is_of_console
-from runstore.http.errors import NATIVE_ERRORS, ErrorResponder, path_of
+from runstore.http.console.routes import ConsoleRoutes
+from runstore.http.errors import NATIVE_ERRORS, answer_defect, answer_error
 from runstore.http.executor.answers import EXECUTOR_ERRORS
 from runstore.http.executor.hierarchies import HierarchyRoutes
 from runstore.http.executor.runs import TeamRunRoutes
@@ -32,12 +31,11 @@ from runstore.http.native.tickets import TicketRoutes
 from runstore.http.native.transcripts import TranscriptRoutes
 from runstore.http.openai.chat import ChatRoutes
 from runstore.http.openai.objects import OPENAI_ERRORS
-from runstore.http.operations import Surface
 from runstore.http.security.access import Access
-from runstore.http.security.auth import Authentication, Authenticator
+from runstore.http.security.auth import Authenticator
 from runstore.http.security.hosts import HostCheck, Hosts, PathCheck, cors
-from runstore.http.security.signing import TicketScope
 from runstore.http.streaming.subscribers import Subscribers
+from runstore.http.surfaces import FindSurface, Nothing, Surface
 from runstore.maintenance.projections import Projections
 from runstore.projections.prices import Prices
 from runstore.store.audit import AuditLog
@@ -46,9 +44,8 @@ from runstore.store.hierarchies import HierarchyStore
 from runstore.store.reports.reports import Reports
 from runstore.store.runs import RunStore
 
-CHAT_PREFIX = "/v1"
 SURFACES = (
-    Surface(CHAT_PREFIX, OPENAI_ERRORS, (ChatRoutes,)),
+    Surface("/v1", OPENAI_ERRORS, (ChatRoutes,), lenient=True),
     Surface("/api/executor/v1", EXECUTOR_ERRORS, (HierarchyRoutes, TeamRunRoutes)),
     Surface(
         "",
@@ -72,17 +69,7 @@ SURFACES = (
         ),
     ),
 )
-ERRORS = ErrorResponder({surface.prefix: surface.errors for surface in SURFACES})
-OPEN_PATHS = frozenset(
-    path for surface in SURFACES for path, operation in surface.operations if operation.open
-)
-METHODS = {"GET": {"GET", "HEAD"}}  # all methods that a route answers, by its own one
-TICKETED = [
-    (METHODS.get(operation.method, {operation.method}), compile_path(path)[0], operation.ticket)
-    for surface in SURFACES
-    for path, operation in surface.operations
-    if operation.ticket is not None
-]
+CONSOLE = Surface("", NATIVE_ERRORS, (ConsoleRoutes,))
 
 
 class Served(Struct, frozen=True, kw_only=True):
@@ -117,26 +104,19 @@ def build_http(served: Served, *, hosts: Hosts, cors_origins: Sequence[str], con
         cors_origins: origins whose pages may read the answers in a browser.
         console: serve the console, too.
     """
-    bodies = Bodies(served.store)
-    handlers = _handlers(served, bodies)
+    bodies, authenticator = Bodies(served.store), served.authenticator
+    surfaces = (*SURFACES, CONSOLE) if console else SURFACES
+    handlers = [*_handlers(served, bodies), *([ConsoleRoutes(authenticator)] if console else [])]
+    routes = [each for surface in surfaces for each in surface.routes(handlers, bodies, authenticator)]
     app = Starlette(
-        routes=[
-            *(route for surface in SURFACES for route in surface.routes(handlers, bodies)),
-            *(Console().routes if console else []),
-        ],
+        routes=[*routes, Nothing(authenticator)],
         middleware=[
-            Middleware(HostCheck, hosts=hosts, errors=ERRORS),
+            Middleware(FindSurface, surfaces=surfaces),
+            Middleware(HostCheck, hosts=hosts),
             *cors(cors_origins),
-            Middleware(PathCheck, errors=ERRORS, lenient=CHAT_PREFIX),
-            Middleware(
-                Authentication,
-                authenticator=served.authenticator,
-                errors=ERRORS,
-                is_open=lambda request: _is_open(request, console=console),
-                scope_of=_scope_of,
-            ),
+            Middleware(PathCheck),
         ],
-        exception_handlers=ERRORS.handlers,
+        exception_handlers={RunstoreError: answer_error, Exception: answer_defect},
     )
     app.router.redirect_slashes = False
     return app
@@ -174,15 +154,3 @@ def _handlers(served: Served, bodies: Bodies) -> Sequence[object]:
             authenticator=served.authenticator,
         ),
     )
-
-
-def _is_open(request: Request, *, console: bool) -> bool:
-    return path_of(request.scope) in OPEN_PATHS or (console and is_of_console(request))
-
-
-def _scope_of(request: Request) -> TicketScope | None:
-    """The stream that a request asks for, if it may have a ticket."""
-    for methods, pattern, scope in TICKETED:
-        if request.method in methods and (found := pattern.fullmatch(path_of(request.scope))):
-            return scope(found.groupdict(), request.query_params)
-    return None

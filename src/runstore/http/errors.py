@@ -1,14 +1,12 @@
 """The only place where errors become answers: with a status, and in the surface's form."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
 from msgspec import UNSET, Struct, UnsetType
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
 from starlette.types import Scope
 
 from runstore.core import errors
@@ -43,7 +41,7 @@ STATUS: dict[type[errors.RunstoreError], int] = {
 }
 # The message hides the database's address and user.
 UNAVAILABLE = "the database cannot be used now; the server's log says why"
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+FORM = "runstore.error_form"  # where the scope of a request has the form of its errors
 
 log = structlog.get_logger(__name__)
 
@@ -103,6 +101,27 @@ class BadRequest(errors.RunstoreError):
         self.field = field  # the place of the fault in the body, such as `$.metadata`
 
 
+class NothingThere(errors.RunstoreError):
+    """No operation has the path of a request."""
+
+    code = "not_found"
+    status = 404
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(f"there is nothing at {request.url.path}")
+
+
+class MethodNotAllowed(errors.RunstoreError):
+    """The path of a request has operations of other methods only."""
+
+    code = "method_not_allowed"
+    status = 405
+
+    def __init__(self, request: Request, allowed: Iterable[str]) -> None:
+        super().__init__(f"{request.method} is not allowed at {request.url.path}")
+        self.headers = {"Allow": ", ".join(sorted(allowed))}
+
+
 class Unauthorized(errors.RunstoreError):
     """The request has no valid login."""
 
@@ -130,64 +149,33 @@ def error_response(status: int, code: str, message: str, headers: Any = None, **
     return NATIVE_ERRORS.response(status, ErrorDetail(code, message, **details), headers)
 
 
-class ErrorResponder:
-    """Turns errors into responses, each in the form of the surface at the request's path.
+def respond(
+    scope: Scope, status: int, code: str, message: str, headers: Any = None, **details: Any
+) -> Response:
+    """An error in the form of the request's surface."""
+    form: ErrorForm = scope.get(FORM, NATIVE_ERRORS)
+    return form.response(status, ErrorDetail(code, message, **details), headers)
 
-    Args:
-        forms: by the prefixes of the surfaces. The first match counts; without one, the native form is used.
-    """
 
-    def __init__(self, forms: Mapping[str, ErrorForm]) -> None:
-        self._forms = forms
-        self.handlers = {
-            errors.RunstoreError: self.runstore_error,
-            HTTPException: self.http_exception,
-            Exception: self.unexpected,
-        }
+async def answer_error(request: Request, error: Exception) -> Response:
+    """The answer to an error of this package."""
+    if not isinstance(error, errors.RunstoreError) or (status := status_of(error)) == 500:
+        return await answer_defect(request, error)
+    details = {name: getattr(error, name, None) for name in ("head", "limit", "field")}
+    details = {name: value for name, value in details.items() if value is not None}
+    headers = {"Retry-After": "1"} if status in (429, 503) else getattr(error, "headers", None)
+    message = UNAVAILABLE if isinstance(error, errors.LogUnavailable) else str(error)
+    return respond(request.scope, status, error.code, message, headers, **details)
 
-    def respond(
-        self, scope: Scope, status: int, code: str, message: str, headers: Any = None, **details: Any
-    ) -> Response:
-        path = path_of(scope)
-        fitting = (form for prefix, form in self._forms.items() if path.startswith(f"{prefix}/"))
-        return next(fitting, NATIVE_ERRORS).response(status, ErrorDetail(code, message, **details), headers)
 
-    async def runstore_error(self, request: Request, error: Exception) -> Response:
-        if not isinstance(error, errors.RunstoreError) or (status := status_of(error)) == 500:
-            return await self.unexpected(request, error)
-        details = {name: getattr(error, name, None) for name in ("head", "limit", "field")}
-        details = {name: value for name, value in details.items() if value is not None}
-        headers = {"Retry-After": "1"} if status in (429, 503) else getattr(error, "headers", None)
-        message = UNAVAILABLE if isinstance(error, errors.LogUnavailable) else str(error)
-        return self.respond(request.scope, status, error.code, message, headers, **details)
-
-    async def http_exception(self, request: Request, error: Exception) -> Response:
-        if not isinstance(error, HTTPException):
-            return await self.unexpected(request, error)
-        code = HTTP_CODES.get(error.status_code, "http_error")
-        message = {
-            404: f"there is nothing at {request.url.path}",
-            405: f"{request.method} is not allowed at {request.url.path}",
-        }.get(error.status_code, error.detail)
-        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
-        return self.respond(request.scope, error.status_code, code, message, headers)
-
-    async def unexpected(self, request: Request, error: Exception) -> Response:
-        """A defect of the server: the log gets the traceback, the client does not."""
-        run_id = request.path_params.get("run_id")
-        log.error(
-            "request_failed", run_id=run_id, method=request.method, path=request.url.path, exc_info=error
-        )
-        return self.respond(request.scope, 500, "internal_error", "the server failed; its log says why")
+async def answer_defect(request: Request, error: Exception) -> Response:
+    """A defect of the server: the log gets the traceback, the client does not."""
+    run_id = request.path_params.get("run_id")
+    log.error("request_failed", run_id=run_id, method=request.method, path=request.url.path, exc_info=error)
+    return respond(request.scope, 500, "internal_error", "the server failed; its log says why")
 
 
 def path_of(scope: Scope) -> str:
     """The request's path, relative to the application's mount point."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
-
-
-def _allowed(request: Request) -> str:
-    """The methods of all routes at this path; Starlette names only those of the first one."""
-    matching = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
-    return ", ".join(sorted({method for route in matching for method in route.methods}))

@@ -14,7 +14,7 @@ from runstore.core.records import EventRecord
 from runstore.http.bodies import Body
 from runstore.http.errors import NATIVE_ERRORS, ErrorForm, status_of
 from runstore.http.openai.objects import MENDED_FIELDS, Chunk
-from runstore.http.operations import Operation, Problem, ResponseSpec, Surface
+from runstore.http.operations import Operation, Problem, ResponseSpec
 from runstore.http.requests import Parameter, Schema
 from runstore.http.schemas import (
     ANY_TYPE,
@@ -29,6 +29,7 @@ from runstore.http.schemas import (
     header,
     within,
 )
+from runstore.http.surfaces import Surface
 
 STREAMED = (EventRecord, *EVENT_CLASSES.values(), Chunk)  # the data of the events of streams
 

@@ -1,10 +1,9 @@
 """A route, declared once: its parameters, its answers, and its handler.
 
-A class of handlers is a list of operations, one for each decorated method. A surface is a
-list of such classes under one prefix.
+A class of handlers is a list of operations, one for each decorated method.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from inspect import cleandoc
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -13,18 +12,14 @@ from msgspec.structs import replace
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from runstore.core import errors
 from runstore.core.new_run import NewRun, RunOptions
 from runstore.http.bodies import Bodies, Body
-from runstore.http.errors import ErrorForm
-from runstore.http.requests import Parameter, Schema, check_parameters, read_idempotency_key, read_traceparent
-from runstore.http.security.access import check_changes
+from runstore.http.requests import Parameter, Schema, read_idempotency_key, read_traceparent
+from runstore.http.security.auth import TICKET
 from runstore.http.security.signing import TicketScope
 from runstore.http.security.users import Login, User, login_of
-
-TICKET = "ticket"  # the query parameter for a ticket
 
 # An error, or its status and code. Without a code, it is the run's own, which its agent may choose.
 Problem = type[errors.RunstoreError] | tuple[int, str | None]
@@ -108,7 +103,7 @@ class Operation(Struct, Generic[B], frozen=True):
 
     method: str
     path: str
-    answers: dict[int, ResponseSpec]
+    answers: dict[int, ResponseSpec] = {}
     parameters: tuple[Parameter, ...] = ()
     body: Body[B] | None = None
     problems: tuple[Problem, ...] = ()
@@ -154,47 +149,3 @@ def operations_of(cls: type[Handlers]) -> list[Operation[Any]]:
     The class names their group of the OpenAPI document: `tag`.
     """
     return [replace(each, tag=cls.tag) for each in vars(cls).values() if isinstance(each, Operation)]
-
-
-class Surface(Struct, frozen=True, eq=False):
-    """A protocol: the operations below a prefix, and the form of its errors.
-
-    Args:
-        errors: also for requests below the prefix that match no operation.
-        handlers: classes of operations.
-    """
-
-    prefix: str
-    errors: ErrorForm
-    handlers: tuple[type[Handlers], ...]
-
-    @property
-    def operations(self) -> list[tuple[str, Operation[Any]]]:
-        """Each operation with its full path."""
-        return [(self.prefix + each.path, each) for cls in self.handlers for each in operations_of(cls)]
-
-    def routes(self, handlers: Iterable[object], bodies: Bodies) -> list[Route]:
-        """The routes of the given handlers that belong to this surface, in the order of its classes."""
-        of_class = {type(each): each for each in handlers}
-        return [
-            Route(self.prefix + each.path, _endpoint(each, of_class[cls], bodies), methods=[each.method])
-            for cls in self.handlers
-            for each in operations_of(cls)
-        ]
-
-
-def _endpoint(
-    operation: Operation[Any], handlers: object, bodies: Bodies
-) -> Callable[[Request], Awaitable[Response]]:
-    query = operation.query
-    repeated = [each.name for each in operation.parameters if each.repeated]
-    texts = {each.name: each.schema for each in operation.parameters if "maxLength" in each.schema}
-
-    async def answer(request: Request) -> Response:
-        if operation.changes:
-            check_changes(login_of(request).user)
-        if operation.strict:
-            check_parameters(request, query, repeated, texts)
-        return await operation.handler(handlers, Call(request, operation.body, bodies))
-
-    return answer

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from runstore.http.app import OPEN_PATHS, SURFACES
+from runstore.http.app import SURFACES
 from tests.http.conftest import CONFIG
-from tests.http.routes import ROUTES
+from tests.http.routes import OPEN_PATHS, ROUTES
 from tests.kit.keys import client, make_key
 from tests.kit.logs import assert_no_traceback
 from tests.kit.server import SILENT_AGENT, ServerProcess, serving

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from runstore.http.app import OPEN_PATHS
 from runstore.store.keys import key_id_of
 from tests.http.conftest import CONFIG
-from tests.http.routes import ROUTES
+from tests.http.routes import OPEN_PATHS, ROUTES
 from tests.kit.keys import client, make_key, revoke_key, url_of
 from tests.kit.logs import assert_no_traceback
 from tests.kit.metrics import sample

@@ -10,14 +10,14 @@ from typing import Any, cast
 
 import pytest
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
 
 from runstore.core.errors import Busy
 from runstore.core.threads import asking
 from runstore.http.security import login_function
-from runstore.http.security.auth import Authentication
+from runstore.http.security.auth import Authenticator
 from runstore.http.security.login_function import ADDRESS_SHARE, LOGIN_SHARE, LOGIN_THREADS, LoginFunction
-from runstore.http.security.users import Login, User
+from runstore.http.security.signing import TicketSigner
+from runstore.http.security.users import User
 from tests.kit.polling import DEADLINE_S
 from tests.kit.server import ServerProcess, serving, until
 
@@ -137,19 +137,14 @@ async def test_every_exception_is_answered_as_an_error_of_the_server(
 async def test_work_of_a_request_counts_for_its_address_and_then_for_its_user() -> None:
     done_for: list[str] = []
 
-    class Authenticator:
-        async def login(self, request: Request) -> Login:
-            done_for.append(asking.get())
-            return Login(User("ann"))
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    def login(request: Request) -> User:
         done_for.append(asking.get())
+        return User("ann")
 
-    scope = {**request("ann").scope, "path": "/runs", "root_path": "", "query_string": b""}
-    await Authentication(app, cast(Any, Authenticator()), cast(Any, None))(
-        scope, cast(Any, None), cast(Any, None)
-    )
-    assert done_for == ["address 192.0.2.1", "ann"]
+    tickets = TicketSigner(b"")
+    authenticator = Authenticator(cast(Any, None), tickets, function=LoginFunction(login), exposed=True)
+    await authenticator.admit({**request("ann").scope, "query_string": b""})
+    assert [*done_for, asking.get()] == ["address 192.0.2.1", "ann"]
 
 
 HANGS = """

@@ -5,14 +5,14 @@ They hold no data of runs, so they need no login; the API that they call does.
 
 import re
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from runstore.http.console.assets import Asset, Assets
-from runstore.http.errors import path_of
+from runstore.http.errors import NothingThere
+from runstore.http.operations import Call, Operation
 from runstore.http.requests import has_already, prefers
+from runstore.http.security.auth import Authenticator
 
 ROOT = "/console"
 PAGE_PATH = re.compile(r"[a-z]*|runs/[^/]{1,100}")  # the page itself finds out which page it shows
@@ -44,50 +44,52 @@ HEADERS = {
 }
 
 
-def is_of_console(request: Request) -> bool:
-    """Whether a request is for the console's files, or leads there."""
-    path = path_of(request.scope)
-    return path == ROOT or path.startswith(f"{ROOT}/") or (path == "/" and _is_browser(request))
+class ConsoleRoutes:
+    """The routes of the console, which the OpenAPI document leaves out.
 
+    All its links are relative, so it works below any prefix.
+    """
 
-class Console:
-    """The routes of the console. All its links are relative, so it works below any prefix."""
+    tag = "console"
 
-    def __init__(self) -> None:
+    def __init__(self, authenticator: Authenticator) -> None:
         self._assets = Assets()
+        self._authenticator = authenticator
 
-    @property
-    def routes(self) -> list[Route]:
-        return [
-            Route("/", self.lead),
-            Route(ROOT, self.lead),
-            Route(f"{ROOT}/static/{{version}}/{{path:path}}", self.read_file),
-            Route(f"{ROOT}/{{path:path}}", self.read_page),
-        ]
+    @Operation("GET", "/", strict=False, open=True)
+    async def lead_browser(self, call: Call[None]) -> Response:
+        """Send a browser to the console. Another client finds nothing at `/`."""
+        if not prefers(call.request, "text/html", "application/json"):
+            await self._authenticator.admit(call.request.scope)
+            raise NothingThere(call.request)
+        return _lead()
 
-    async def lead(self, request: Request) -> Response:
-        """Send a browser to the console. A client that does not ask for HTML finds nothing at `/`."""
-        if path_of(request.scope) == "/" and not _is_browser(request):
-            raise HTTPException(404)
-        return Response(status_code=307, headers={"Location": "console/", "Cache-Control": "no-cache"})
+    @Operation("GET", ROOT, strict=False, open=True)
+    async def lead(self, call: Call[None]) -> Response:
+        """Send a client to the console."""
+        return _lead()
 
-    async def read_page(self, request: Request) -> Response:
-        path = request.path_params["path"]
-        if not PAGE_PATH.fullmatch(path):
-            raise HTTPException(404)
-        return _answer(request, self._assets.page(path), "no-cache")
-
-    async def read_file(self, request: Request) -> Response:
+    @Operation("GET", f"{ROOT}/static/{{version}}/{{path:path}}", strict=False, open=True)
+    async def read_file(self, call: Call[None]) -> Response:
         """A file of this version, or, for a tab of another release, the file as it is now."""
-        asset = self._assets.files.get(request.path_params["path"])
+        parameters = call.request.path_params
+        asset = self._assets.files.get(parameters["path"])
         if asset is None:
-            raise HTTPException(404)
-        known = request.path_params["version"] == self._assets.version
-        return _answer(request, asset, FOR_EVER if known else "no-cache")
+            raise NothingThere(call.request)
+        known = parameters["version"] == self._assets.version
+        return _answer(call.request, asset, FOR_EVER if known else "no-cache")
+
+    @Operation("GET", f"{ROOT}/{{path:path}}", strict=False, open=True)
+    async def read_page(self, call: Call[None]) -> Response:
+        """A page of the console."""
+        path = call.request.path_params["path"]
+        if not PAGE_PATH.fullmatch(path):
+            raise NothingThere(call.request)
+        return _answer(call.request, self._assets.page(path), "no-cache")
 
 
-def _is_browser(request: Request) -> bool:
-    return prefers(request, "text/html", "application/json")
+def _lead() -> Response:
+    return Response(status_code=307, headers={"Location": "console/", "Cache-Control": "no-cache"})
 
 
 def _answer(request: Request, asset: Asset, caching: str) -> Response:

@@ -3,23 +3,28 @@
 Without any of them the server is bound to loopback, and everyone is the user `local`, an admin.
 """
 
-from collections.abc import Callable
 from typing import NoReturn
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from runstore.core.errors import RunstoreError
 from runstore.core.threads import asking
 from runstore.core.times import now_ms
 from runstore.database.database import Database
-from runstore.http.errors import ErrorResponder, Unauthorized
+from runstore.http.errors import Unauthorized
 from runstore.http.security.known_keys import KnownKeys
 from runstore.http.security.login_function import LoginFunction, network_of
 from runstore.http.security.signing import Ticket, TicketScope, TicketSigner
 from runstore.http.security.users import LOCAL, SCOPE_KEY, Login, User
 from runstore.store import keys
 from runstore.store.keys import ApiKey
+
+TICKET = "ticket"  # the query parameter for a ticket
+
+
+class LoginFailed(RunstoreError):
+    """A defect of the server, which the log shows with its cause."""
 
 
 class Authenticator:
@@ -48,6 +53,31 @@ class Authenticator:
     async def required(self) -> bool:
         """Whether a login is needed; once it is, it remains so."""
         return self._exposed or self._function is not None or await self._keys.exist()
+
+    async def admit(self, scope: Scope, stream: TicketScope | None = None) -> None:
+        """Note the login of a request in its scope, for `login_of`.
+
+        Args:
+            stream: the stream that the ticket in the query must be for, instead of another login.
+
+        Raises:
+            Unauthorized: the request has no valid login.
+            LogUnavailable: the database, which holds the keys, cannot be read now.
+            LoginFailed: the login function has a defect.
+        """
+        request = Request(scope, _no_body)
+        asking.set(f"address {network_of(request)}")
+        try:
+            if stream is not None:
+                login = await self.login_by_ticket(request.query_params[TICKET], stream)
+            else:
+                login = await self.login(request)
+        except RunstoreError:
+            raise
+        except Exception as error:
+            raise LoginFailed("the login failed") from error
+        scope[SCOPE_KEY] = login
+        asking.set(login.user.user_id)
 
     async def login(self, request: Request) -> Login:
         """The sender of the request.
@@ -126,56 +156,6 @@ class TicketLogin(Login):
 
     async def still_valid(self) -> bool:
         return await self._authenticator.ticket_holds(self._ticket)
-
-
-class Authentication:
-    """Refuses requests without a login.
-
-    Args:
-        is_open: whether a request needs no login.
-        scope_of: the stream that a request asks for, if it may have a ticket.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        authenticator: Authenticator,
-        errors: ErrorResponder,
-        is_open: Callable[[Request], bool] = lambda request: False,
-        scope_of: Callable[[Request], TicketScope | None] = lambda request: None,
-    ) -> None:
-        self._app = app
-        self._authenticator = authenticator
-        self._errors = errors
-        self._is_open = is_open
-        self._scope_of = scope_of
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope, _no_body)
-        if self._is_open(request):
-            await self._app(scope, receive, send)
-            return
-        try:
-            asking.set(f"address {network_of(request)}")
-            scope[SCOPE_KEY] = login = await self._login(request)
-            asking.set(login.user.user_id)
-        except RunstoreError as error:
-            response = await self._errors.runstore_error(request, error)
-        except Exception as error:
-            response = await self._errors.unexpected(request, error)
-        else:
-            await self._app(scope, receive, send)
-            return
-        await response(scope, receive, send)
-
-    async def _login(self, request: Request) -> Login:
-        ticket = request.query_params.get("ticket")
-        if ticket is not None and (scope := self._scope_of(request)) is not None:
-            return await self._authenticator.login_by_ticket(ticket, scope)
-        return await self._authenticator.login(request)
 
 
 def _bearer(request: Request) -> str:

@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from runstore.http.errors import ErrorResponder, path_of
+from runstore.http.errors import respond
 
 MAX_AGE_S = 600  # seconds that a browser caches the permission
 ANSWER_HEADERS = ("ETag", "Location", "Retry-After", "X-Run-Id", "X-Should-Retry")
@@ -34,9 +34,8 @@ def hosts_of(bound: str, allowed: Iterable[str], *, exposed: bool) -> Hosts:
 class HostCheck:
     """Refuses requests whose `Host` is not one of `hosts`."""
 
-    def __init__(self, app: ASGIApp, hosts: Hosts, errors: ErrorResponder) -> None:
+    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
         self._app = app
-        self._errors = errors
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +54,7 @@ class HostCheck:
         )
         if len(given) > 1:
             message = "a request may have one `Host` header, not several"
-        await self._errors.respond(scope, 400, "unknown_host", message)(scope, receive, send)
+        await respond(scope, 400, "unknown_host", message)(scope, receive, send)
 
 
 def _name(value: bytes) -> str:
@@ -73,36 +72,16 @@ def _is_address(host: str) -> bool:
 
 
 class PathCheck:
-    """Refuses a path with the character NUL, which matches no name.
+    """Refuses a path with the character NUL, which matches no name."""
 
-    Below the `lenient` prefix it drops what clients add when they join a base URL and a path: empty segments,
-    and the prefix once more.
-    """
-
-    def __init__(self, app: ASGIApp, errors: ErrorResponder, lenient: str = "") -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._errors = errors
-        self._lenient = lenient.strip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
         if scope["type"] == "http" and "\0" in scope["path"]:
-            message = "the path must not hold the character NUL (%00)"
-            refusal = self._errors.respond(scope, 400, "invalid_path", message)
-            await refusal(scope, receive, send)
-            return
-        if scope["type"] == "http" and (path := self._joined(path_of(scope))) is not None:
-            scope = {**scope, "path": scope.get("root_path", "") + path}
-        await self._app(scope, receive, send)
-
-    def _joined(self, path: str) -> str | None:
-        """The path that a client means; None if it is this one, or not below the prefix."""
-        first, *rest = [segment for segment in path.split("/") if segment] or [""]
-        if not self._lenient or first != self._lenient:
-            return None
-        while rest[:1] == [self._lenient]:
-            rest = rest[1:]
-        joined = "/".join(["", first, *rest])
-        return joined if rest and joined != path else None
+            app = respond(scope, 400, "invalid_path", "the path must not hold the character NUL (%00)")
+        await app(scope, receive, send)
 
 
 def cors(origins: Sequence[str]) -> list[Middleware]:
