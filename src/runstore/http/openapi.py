@@ -131,12 +131,13 @@ class _Document:
         return [*bodies, *contents, *errors, *STREAMED]
 
     def _operation(self, operation: Operation[Any], form: ErrorForm) -> Schema:
+        query = operation.query.parameters() if operation.query is not None else ()
         found: Schema = {
             "operationId": operation.id,
             "summary": operation.summary,
             "tags": [operation.tag],
             "security": self._security(operation),
-            "parameters": [_parameter(parameter) for parameter in operation.parameters],
+            "parameters": [_parameter(each) for each in (*operation.parameters, *query)],
             "responses": {
                 **{str(status): self._answer(answer) for status, answer in operation.answers.items()},
                 **refusals(form, operation, self._schemas),

@@ -17,7 +17,6 @@ from runstore.core import errors
 from runstore.core.new_run import NewRun, RunOptions
 from runstore.http.bodies import Bodies, Body
 from runstore.http.requests import Parameter, Schema, read_idempotency_key, read_traceparent
-from runstore.http.security.auth import TICKET
 from runstore.http.security.signing import TicketScope
 from runstore.http.security.users import Login, User, login_of
 
@@ -42,10 +41,11 @@ class ResponseSpec(Struct, frozen=True, kw_only=True):
 
 
 class Call(Generic[B]):
-    """A request to an operation."""
+    """A request to an operation. `query`: an object of the operation's class."""
 
-    def __init__(self, request: Request, body: Body[B] | None, bodies: Bodies) -> None:
+    def __init__(self, request: Request, query: B, body: Body[B] | None, bodies: Bodies) -> None:
         self.request = request
+        self.query = query
         self._body = body
         self._bodies = bodies
 
@@ -91,9 +91,11 @@ class Operation(Struct, Generic[B], frozen=True):
 
     Args:
         path: relative to the prefix of its surface.
+        parameters: those in the path and the headers.
+        query: the class of the parameters in the query. An operation has these or a body.
         body: None if the operation reads none.
         problems: the errors of this operation, besides those that all operations of its kind share.
-        strict: refuse unknown query parameters.
+        strict: refuse unknown parameters in the query.
         ticket: the stream that a request asks for, if it may have a ticket instead of a key.
         open: needs no login, as it reveals nothing about any run.
         reads: it changes nothing, though its method could.
@@ -105,6 +107,7 @@ class Operation(Struct, Generic[B], frozen=True):
     path: str
     answers: dict[int, ResponseSpec] = {}
     parameters: tuple[Parameter, ...] = ()
+    query: type[B] | None = None
     body: Body[B] | None = None
     problems: tuple[Problem, ...] = ()
     strict: bool = True
@@ -129,12 +132,6 @@ class Operation(Struct, Generic[B], frozen=True):
     def changes(self) -> bool:
         """Whether it changes anything, which auditors may not."""
         return self.method != "GET" and not self.reads
-
-    @property
-    def query(self) -> list[str]:
-        """The names of its query parameters."""
-        named = [each.name for each in self.parameters if each.location == "query"]
-        return [*named, TICKET] if self.ticket is not None else named
 
 
 class Handlers(Protocol):

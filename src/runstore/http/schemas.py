@@ -7,7 +7,8 @@ from runstore.core.names import MAX_NAME
 from runstore.core.records import EventRecord
 from runstore.http.errors import Forbidden, Unauthorized
 from runstore.http.operations import Problem, ResponseSpec
-from runstore.http.requests import IDEMPOTENCY_KEY, MAX_CURSOR, Parameter, Schema, whole
+from runstore.http.query import last_event_id, limit
+from runstore.http.requests import IDEMPOTENCY_KEY, MAX_CURSOR, Parameter, Schema, read_seq, whole
 from runstore.http.streaming.frames import RETRY_MS
 from runstore.http.streaming.sse import HEADERS as STREAM_HEADERS
 from runstore.http.streaming.sse import MEDIA_TYPE as SSE
@@ -60,19 +61,20 @@ TOO_MANY_STREAMS: Problem = errors.LimitExceeded
 CURSOR = whole(0, MAX_CURSOR, 0)  # a seq or a position; 0: from the beginning
 SEQ = whole(1, MAX_CURSOR)
 
-LIMIT = Parameter("limit", whole(1, MAX_PAGE, 100))
-LIMIT_OF_LINES = Parameter("limit", whole(1, MAX_CURSOR + 1, MAX_CURSOR + 1))
+LIMIT = limit(MAX_PAGE, 100)
+LIMIT_OF_LINES = limit(MAX_CURSOR + 1, MAX_CURSOR + 1)
 RUN_ID = Parameter("run_id", UUID, "the run", "path")
+EVENT_ID: Schema = {"anyOf": [CURSOR, {"const": ""}]}
 LAST_EVENT_ID = Parameter(
     "Last-Event-ID",
-    {"anyOf": [CURSOR, {"const": ""}]},
+    EVENT_ID,
     "a cursor; takes precedence over `after`. An empty value counts as not given",
     "header",
 )
-LAST_EVENT_ID_PARAMETER = Parameter(
-    "lastEventId",
-    {"anyOf": [CURSOR, {"const": ""}]},
+LAST_EVENT_ID_PARAMETER = last_event_id(
+    EVENT_ID,
     "the same, for clients that cannot send the header. Case, `-` and `_` in the name do not matter",
+    read_seq,
 )
 START_HEADERS = (
     Parameter(

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from runstore.http.bodies import Bodies
 from runstore.http.errors import FORM, ErrorForm, MethodNotAllowed, NothingThere, path_of
 from runstore.http.operations import Call, Handlers, Operation, operations_of
-from runstore.http.requests import check_parameters
+from runstore.http.query import Query
 from runstore.http.security.access import check_changes
 from runstore.http.security.auth import TICKET, Authenticator
 from runstore.http.security.signing import TicketScope
@@ -102,9 +102,8 @@ class Endpoint:
         self._handlers = handlers
         self._bodies = bodies
         self._authenticator = authenticator
-        self._query = operation.query
-        self._repeated = [each.name for each in operation.parameters if each.repeated]
-        self._texts = {each.name: each.schema for each in operation.parameters if "maxLength" in each.schema}
+        self._query: type[Query] = operation.query or Query
+        self._others = (TICKET,) if operation.ticket is not None else ()
 
     async def answer(self, request: Request) -> Response:
         operation = self.operation
@@ -112,9 +111,8 @@ class Endpoint:
             await self._authenticator.admit(request.scope, self._stream_of_ticket(request))
         if operation.changes:
             check_changes(login_of(request).user)
-        if operation.strict:
-            check_parameters(request, self._query, self._repeated, self._texts)
-        return await operation.handler(self._handlers, Call(request, operation.body, self._bodies))
+        query = self._query(request, self._others) if operation.strict else None
+        return await operation.handler(self._handlers, Call(request, query, operation.body, self._bodies))
 
     def _stream_of_ticket(self, request: Request) -> TicketScope | None:
         """The stream that the request's ticket must be for; None without a ticket."""

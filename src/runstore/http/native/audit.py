@@ -12,38 +12,28 @@ from starlette.responses import Response
 from runstore.core import errors
 from runstore.core.audit import AuditEvent, AuditItem, AuditQuery, audit_line
 from runstore.core.events import AuditedRead
-from runstore.core.ids import parse_uuid, read_run_id
+from runstore.core.ids import read_run_id
 from runstore.core.ports import EventFilter
 from runstore.core.printable import csv_cell
 from runstore.core.records import raw_record_of
 from runstore.core.times import timestamp
-from runstore.http.errors import BadRequest, Forbidden
+from runstore.http.errors import Forbidden
 from runstore.http.json import Position, page_response
-from runstore.http.native.events import LINES, TYPES
+from runstore.http.native.event_types import event_types
+from runstore.http.native.events import LINES
 from runstore.http.operations import Call, Operation, ResponseSpec
-from runstore.http.requests import (
-    Parameter,
-    Schema,
-    prefers,
-    read_choice,
-    read_cursor,
-    read_filter,
-    read_number,
-    read_period,
-)
+from runstore.http.query import Query, Text, choice, cursor, moment, uuid
+from runstore.http.requests import Schema, prefers, read_cursor
 from runstore.http.schemas import (
-    CURSOR,
     JSON,
     LAST_EVENT_ID,
     LAST_EVENT_ID_PARAMETER,
     LIMIT,
     LIMIT_OF_LINES,
-    MOMENT,
     NAME,
     NDJSON,
     STREAM,
     TOO_MANY_STREAMS,
-    UUID,
     component,
     stream,
     within,
@@ -62,25 +52,49 @@ VARY = {"Vary": "Accept"}
 MAX_TEXT = 200  # characters of `contains`
 COLUMNS = ("position", "run_id", "seq", "type", "at", "user_id", "agent", "by", "data")
 
-FORMAT = Parameter(
-    "format", {"enum": list(FORMATS)}, "takes precedence over `Accept`; `json` if neither is given"
-)
-AFTER = Parameter("after", CURSOR, "a cursor: events with a greater position")
-FILTERS = (
-    Parameter("types", TYPES.schema, "only events of these types"),
-    Parameter("user_id", NAME, "only events of this user's runs"),
-    Parameter("agent", NAME, "only events of this agent's runs"),
-    Parameter("session_id", NAME, "only events of this session's runs"),
-    Parameter("workspace_id", NAME, "only events of this workspace's runs"),
-    Parameter("run_id", UUID, "only events of this run"),
-    Parameter("since", MOMENT, "only events of this time or later"),
-    Parameter("until", MOMENT, "only events of this time or earlier"),
-    Parameter(
-        "contains",
+
+class AuditFilters(Query):
+    """The filters of the log."""
+
+    types = event_types("only events of these types")
+    user_id = Text(NAME, "only events of this user's runs")
+    agent = Text(NAME, "only events of this agent's runs")
+    session_id = Text(NAME, "only events of this session's runs")
+    workspace_id = Text(NAME, "only events of this workspace's runs")
+    run_id = uuid("only events of this run")
+    since = moment("only events of this time or later")
+    until = moment("only events of this time or earlier")
+    contains = Text(
         {"type": "string", "minLength": 1, "maxLength": MAX_TEXT},
         "only events with this text in their data; case matters",
-    ),
-)
+    )
+    after = cursor("a cursor: events with a greater position")
+
+    def filters(self) -> AuditQuery:
+        return AuditQuery(
+            types=_types(self.types),
+            user_id=self.user_id,
+            agent=self.agent,
+            session_id=self.session_id,
+            workspace_id=self.workspace_id,
+            run_id=read_run_id(self.run_id) if self.run_id is not None else None,
+            since=self.since,
+            until=self.until,
+            contains=self.contains,
+        )
+
+
+class AuditPageQuery(AuditFilters):
+    """The same, and the form of the answer."""
+
+    limit = Text(LIMIT.schema, "for NDJSON and CSV any number; all events if not given")
+    format = choice(FORMATS, "takes precedence over `Accept`; `json` if neither is given")
+
+
+class AuditStreamQuery(AuditFilters):
+    """The same, and the cursor of a polyfill."""
+
+    last_event_id = LAST_EVENT_ID_PARAMETER
 
 
 class AuditEventPage(Struct, frozen=True):
@@ -114,12 +128,7 @@ class AuditRoutes:
     @Operation(
         "GET",
         "/audit/events",
-        parameters=(
-            *FILTERS,
-            AFTER,
-            Parameter(LIMIT.name, LIMIT.schema, "for NDJSON and CSV any number; all events if not given"),
-            FORMAT,
-        ),
+        query=AuditPageQuery,
         answers={
             200: ResponseSpec(
                 description="a page; with NDJSON or CSV (by `Accept` or `format`) all events stored now",
@@ -128,11 +137,12 @@ class AuditRoutes:
         },
         problems=(errors.InvalidCursor, Forbidden),
     )
-    async def list_audit_events(self, call: Call[None]) -> Response:
+    async def list_audit_events(self, call: Call[AuditPageQuery]) -> Response:
         """All events in the order of the whole log."""
         request = call.request
-        query, after, form = read_query(request), read_cursor(request), _format(request)
-        limit = read_number(request, LIMIT if form == "json" else LIMIT_OF_LINES)
+        query, after = call.query.filters(), read_cursor(request, call.query.after)
+        form = call.query.format or _preferred_format(request)
+        limit = (LIMIT if form == "json" else LIMIT_OF_LINES).value(call.query.limit)
         what: AuditedRead = "audit" if form == "json" else "export"
         await self._access.may_search(call.login, what, request.query_params)
         await self._audit.check(after)
@@ -146,13 +156,15 @@ class AuditRoutes:
     @Operation(
         "GET",
         "/audit/events/stream",
-        parameters=(*FILTERS, AFTER, LAST_EVENT_ID, LAST_EVENT_ID_PARAMETER),
+        parameters=(LAST_EVENT_ID,),
+        query=AuditStreamQuery,
         answers={200: stream("all events after the cursor, then live, without an end", schema=STREAMED)},
         problems=(errors.InvalidCursor, Forbidden, TOO_MANY_STREAMS),
     )
-    async def follow_audit_events(self, call: Call[None]) -> Response:
+    async def follow_audit_events(self, call: Call[AuditStreamQuery]) -> Response:
         """Follow all events: replay, then live."""
-        query, after = read_query(call.request), read_cursor(call.request)
+        query = call.query.filters()
+        after = read_cursor(call.request, call.query.last_event_id, call.query.after)
         await self._access.may_search(call.login, "stream", call.request.query_params)
         await self._audit.check(after)
         with ExitStack() as resources:
@@ -161,33 +173,12 @@ class AuditRoutes:
             return EventStream(frames, call.login, resources.pop_all())
 
 
-def read_query(request: Request) -> AuditQuery:
-    """The filters of a request."""
-    parameters = request.query_params
-    run_id, contains = parameters.get("run_id"), parameters.get("contains")
-    if run_id is not None and parse_uuid(run_id) is None:
-        raise BadRequest(f"run_id={run_id[:50]!r} must be a UUID", code="invalid_parameter")
-    since, until = read_period(request)
-    return AuditQuery(
-        types=_types(read_filter(request)),
-        user_id=parameters.get("user_id"),
-        agent=parameters.get("agent"),
-        session_id=parameters.get("session_id"),
-        workspace_id=parameters.get("workspace_id"),
-        run_id=read_run_id(run_id.lower()) if run_id is not None else None,
-        since=since,
-        until=until,
-        contains=contains,
-    )
-
-
 def _types(only: EventFilter | None) -> tuple[str, ...]:
     return () if only is None else (*sorted(only.types), *(f"{prefix}*" for prefix in only.prefixes))
 
 
-def _format(request: Request) -> str:
-    preferred = (name for name, kind in LINED.items() if prefers(request, kind, JSON))
-    return read_choice(request, FORMAT) or next(preferred, "json")
+def _preferred_format(request: Request) -> str:
+    return next((name for name, kind in LINED.items() if prefers(request, kind, JSON)), "json")
 
 
 async def _lines(pages: AsyncIterator[list[AuditItem]]) -> AsyncIterator[bytes]:

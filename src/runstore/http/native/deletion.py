@@ -11,7 +11,7 @@ from runstore.core.threads import in_own_thread
 from runstore.http.errors import Forbidden
 from runstore.http.json import RunId, json_response
 from runstore.http.operations import Call, Operation, ResponseSpec
-from runstore.http.requests import Parameter, read_choice
+from runstore.http.query import Query, Text, flag
 from runstore.http.schemas import MAX_REASON, RUN_ID, json
 from runstore.http.security.access import Access
 from runstore.store.erasure import Erasure
@@ -19,17 +19,18 @@ from runstore.store.runs import RunStore
 
 MAX_FORKS = 1_000  # ids of one answer
 
-PURGE = Parameter("purge", {"type": "boolean", "default": False}, "`true`: remove the run's events for good")
-REASON = Parameter(
-    "reason",
-    {"type": "string", "minLength": 1, "maxLength": MAX_REASON},
-    "needed with `purge=true`, for the audit log",
-)
-PSEUDONYM = Parameter(
-    "pseudonym",
-    {"type": "boolean", "default": False},
-    "with `purge=true`: replace the names of user and session in what is left, also of a purged run",
-)
+
+class DeletionQuery(Query):
+    """How a run is deleted."""
+
+    purge = flag("`true`: remove the run's events for good")
+    reason = Text(
+        {"type": "string", "minLength": 1, "maxLength": MAX_REASON},
+        "needed with `purge=true`, for the audit log",
+    )
+    pseudonym = flag(
+        "with `purge=true`: replace the names of user and session in what is left, also of a purged run"
+    )
 
 
 class PurgedRun(Struct, frozen=True):
@@ -57,27 +58,27 @@ class DeletionRoutes:
     @Operation(
         "DELETE",
         "/runs/{run_id}",
-        parameters=(RUN_ID, PURGE, REASON, PSEUDONYM),
+        parameters=(RUN_ID,),
+        query=DeletionQuery,
         answers={
             204: ResponseSpec(description="the run is deleted"),
             200: json("with `purge=true`: its events are removed", PurgedRun),
         },
         problems=(errors.InvalidQuery, errors.RunActive, errors.RunClosed, Forbidden),
     )
-    async def delete_run(self, call: Call[None]) -> Response:
+    async def delete_run(self, call: Call[DeletionQuery]) -> Response:
         """Take a closed run out of the lists; or purge it, as an admin."""
-        purge = read_choice(call.request, PURGE) == "true"
-        pseudonym = read_choice(call.request, PSEUDONYM) == "true"
-        reason = call.request.query_params.get("reason")
+        query = call.query
         run_id = await self._access.changeable(call.request)
-        if purge:
-            return await self._purge(call, run_id, reason, pseudonym=pseudonym)
-        if pseudonym or reason is not None:
+        if query.purge:
+            return await self._purge(call, run_id)
+        if query.pseudonym or query.reason is not None:
             raise errors.InvalidQuery("pseudonym and reason need purge=true")
         await self._store.delete(run_id, by=call.login.actor)
         return Response(status_code=204)
 
-    async def _purge(self, call: Call[None], run_id: str, reason: str | None, *, pseudonym: bool) -> Response:
+    async def _purge(self, call: Call[DeletionQuery], run_id: str) -> Response:
+        reason, pseudonym = call.query.reason, call.query.pseudonym
         if not call.user.admin:
             raise Forbidden("only an admin may purge runs")
         if reason is None:

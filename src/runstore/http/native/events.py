@@ -1,6 +1,5 @@
 """The events of a run: pages of them, their stream, and events that users add."""
 
-import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -9,29 +8,20 @@ from starlette.responses import Response
 
 from runstore.core import errors
 from runstore.core.codec import ENCODER_VERSION, RecordedEvent, envelope
-from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES, Custom
-from runstore.core.limits import MAX_EVENTS_PER_APPEND, MAX_FILTER_TYPES
+from runstore.core.events import CUSTOM_TYPE, Custom
+from runstore.core.limits import MAX_EVENTS_PER_APPEND
 from runstore.core.ports import EventFilter
 from runstore.http.bodies import Body
 from runstore.http.errors import BadRequest
 from runstore.http.following import RunStreams, check_cursor
 from runstore.http.json import RunId, Seq, json_response, page_response
+from runstore.http.native.event_types import event_types
 from runstore.http.native.included import EventPage
 from runstore.http.openai.stream import CHAT, CHUNKS
 from runstore.http.operations import Call, Operation, ResponseSpec
-from runstore.http.requests import (
-    FAMILIES,
-    Parameter,
-    Schema,
-    has_already,
-    prefers,
-    read_choice,
-    read_cursor,
-    read_filter,
-    read_number,
-)
+from runstore.http.query import Query, Text, choice, cursor
+from runstore.http.requests import Parameter, Schema, has_already, prefers, read_cursor
 from runstore.http.schemas import (
-    CURSOR,
     JSON,
     LAST_EVENT_ID,
     LAST_EVENT_ID_PARAMETER,
@@ -96,34 +86,31 @@ class Appended(Struct, frozen=True):
     last_seq: Seq
 
 
-AFTER = Parameter("after", CURSOR, "a cursor: events with a greater seq")
-ONE_TYPE = "|".join(
-    [
-        "|".join(re.escape(name) for name in EVENT_CLASSES),
-        "|".join(re.escape(f"{family}*") for family in sorted(FAMILIES)),
-        CUSTOM_TYPE.pattern,
-        rf"{CUSTOM_TYPE.pattern.replace('{1,120}', '{0,119}')}\.\*",
-    ]
-)
-TYPES = Parameter(
-    "types",
-    {
-        "type": "array",
-        "minItems": 1,
-        "maxItems": MAX_FILTER_TYPES,
-        "items": {"type": "string", "pattern": f"^(?:{ONE_TYPE})$"},
-    },
-    "only events of these types; terminal events always pass",
-)
-FORMAT = Parameter(
-    "format",
-    {"enum": list(FORMATS), "default": next(iter(FORMATS))},
-    "`openai`: chunks of a chat completion; not with `types`",
-)
+TYPES = event_types("only events of these types; terminal events always pass")
 LINES: Schema = {
     "type": "string",
     "description": "One EventRecord on each line: all events stored now, without waiting for more.",
 }
+
+
+class EventsQuery(Query):
+    """Which events of a run."""
+
+    after = cursor("a cursor: events with a greater seq")
+    last_event_id = LAST_EVENT_ID_PARAMETER
+    limit = Text(LIMIT.schema, "for NDJSON any number; all events if not given")
+    types = TYPES
+
+
+class StreamQuery(Query):
+    """Which events of a run are followed, and in which format."""
+
+    after = EventsQuery.after
+    last_event_id = LAST_EVENT_ID_PARAMETER
+    types = TYPES
+    format = choice(
+        tuple(FORMATS), "`openai`: chunks of a chat completion; not with `types`", default=next(iter(FORMATS))
+    )
 
 
 class EventRoutes:
@@ -141,13 +128,10 @@ class EventRoutes:
         "/runs/{run_id}/events",
         parameters=(
             RUN_ID,
-            AFTER,
             LAST_EVENT_ID,
-            LAST_EVENT_ID_PARAMETER,
-            Parameter("limit", LIMIT.schema, "for NDJSON any number; all events if not given"),
-            TYPES,
             Parameter("If-None-Match", TEXT, "the ETag of a page", "header"),
         ),
+        query=EventsQuery,
         answers={
             200: ResponseSpec(
                 description="a page, with an `ETag` once the run is closed; NDJSON if `Accept` prefers it",
@@ -157,19 +141,20 @@ class EventRoutes:
         },
         problems=(errors.InvalidCursor,),
     )
-    async def list_events(self, call: Call[None]) -> Response:
+    async def list_events(self, call: Call[EventsQuery]) -> Response:
         """A run's events as pages or as NDJSON."""
         lined = prefers(call.request, NDJSON, JSON)
         run_id = await self._access.readable(call.request, "export" if lined else "events")
-        after, only = read_cursor(call.request), read_filter(call.request)
+        query, only = call.query, call.query.types
+        after = read_cursor(call.request, query.last_event_id, query.after)
         head = await self._store.head(run_id, deleted=call.user.reads_all)
         check_cursor(after, head.seq, run_id)
         headers = {"Vary": "Accept"}
         if lined:
-            limit = read_number(call.request, LIMIT_OF_LINES)
+            limit = LIMIT_OF_LINES.value(query.limit)
             pages = self._store.pages(run_id, after, limit=limit, only=only, from_replica=True)
             return WatchedAnswer(_lines(pages), call.login, media_type=NDJSON, headers=headers)
-        limit = read_number(call.request, LIMIT)
+        limit = LIMIT.value(query.limit)
         if head.closed:
             headers["ETag"] = f'"{run_id}.{head.seq}.{after}.{limit}.{_tag(only)}.v{ENCODER_VERSION}"'
             if has_already(call.request, headers["ETag"]):
@@ -181,7 +166,8 @@ class EventRoutes:
     @Operation(
         "GET",
         "/runs/{run_id}/stream",
-        parameters=(RUN_ID, AFTER, LAST_EVENT_ID, LAST_EVENT_ID_PARAMETER, TYPES, FORMAT),
+        parameters=(RUN_ID, LAST_EVENT_ID),
+        query=StreamQuery,
         answers={
             200: stream(
                 "all events after the cursor, until the run ends", schema={"anyOf": [STREAM, CHUNKS]}
@@ -191,14 +177,16 @@ class EventRoutes:
         problems=(errors.InvalidCursor, TOO_MANY_STREAMS),
         ticket=lambda path, query: of_run(path["run_id"].lower()),
     )
-    async def follow_run(self, call: Call[None]) -> Response:
+    async def follow_run(self, call: Call[StreamQuery]) -> Response:
         """Follow a run: replay, then live."""
         run_id = await self._access.readable(call.request, "stream")
-        after, only = read_cursor(call.request), read_filter(call.request)
-        form = read_choice(call.request, FORMAT)
-        translation = FORMATS[form] if form is not None else None
+        query, only = call.query, call.query.types
+        after, translation = (
+            read_cursor(call.request, query.last_event_id, query.after),
+            FORMATS[query.format],
+        )
         if translation is not None and only is not None:
-            raise BadRequest(f"types cannot be given with format={form}", code="invalid_parameter")
+            raise BadRequest(f"types cannot be given with format={query.format}", code="invalid_parameter")
         return await self._following.follow(
             call.login, run_id, after=after, only=only, translation=translation
         )

@@ -1,9 +1,9 @@
 """Further fields of a run's record, on request: `?include=trace,ops_log,schema_warnings`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
-from starlette.requests import Request
 
 from runstore.core.codec import RecordedEvent, decode
 from runstore.core.events import EVENT_CLASSES, STREAMED_TYPES, Queued
@@ -12,7 +12,7 @@ from runstore.core.records import EventRecord, raw_record_of
 from runstore.core.threads import Threads
 from runstore.http.errors import BadRequest
 from runstore.http.json import Seq
-from runstore.http.requests import FAMILIES
+from runstore.http.native.event_types import FAMILIES
 from runstore.runtime.catalog.output_schema import SchemaWarning, schema_warnings
 from runstore.store.runs import RunAt, RunStore
 
@@ -41,10 +41,9 @@ class Included(Struct, frozen=True):
     schema_warnings: list[SchemaWarning] | UnsetType | None = UNSET
 
 
-def read_include(request: Request) -> list[str]:
-    """`?include=`: names with commas between them."""
-    text = request.query_params.get("include")
-    names = [] if text is None else text.split(",")
+def read_include(text: str) -> list[str]:
+    """Names with commas between them."""
+    names = text.split(",")
     for name in names:
         if name not in INCLUDES:
             message = f"include: unknown name {name[:50]!r}; known: {', '.join(INCLUDES)}"
@@ -59,7 +58,7 @@ class Includes:
         self._store = store
         self._threads = Threads("runstore-schema", CHECKS, share=CHECKS - 1, wait_s=CHECK_WAIT_S)
 
-    async def read(self, found: RunAt, names: list[str]) -> Included:
+    async def read(self, found: RunAt, names: Sequence[str]) -> Included:
         return Included(
             trace=await _trace(self._store, found) if "trace" in names else UNSET,
             ops_log=await _ops_log(self._store, found) if "ops_log" in names else UNSET,

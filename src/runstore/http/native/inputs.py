@@ -14,8 +14,9 @@ from runstore.http.bodies import Body
 from runstore.http.json import RunId, Seq, Time, json_response
 from runstore.http.native.records import RunRecord, record_response
 from runstore.http.operations import Call, Operation
-from runstore.http.requests import Parameter, read_cursor, read_number, whole
-from runstore.http.schemas import CURSOR, RUN_ID, json
+from runstore.http.query import Query, cursor, limit
+from runstore.http.requests import Parameter, read_cursor
+from runstore.http.schemas import RUN_ID, json
 from runstore.http.security.access import Access
 from runstore.http.security.signing import answers_of
 from runstore.store.runs import RunStore
@@ -25,8 +26,13 @@ MAX_PAGE = 100  # requests of one page
 REQUEST_ID = Parameter(
     "request_id", {"type": "string", "minLength": 1, "maxLength": 64}, "the request", "path"
 )
-LIMIT = Parameter("limit", whole(1, MAX_PAGE, MAX_PAGE))
-AFTER = Parameter("after", CURSOR, "the `next` of an earlier page")
+
+
+class InputsQuery(Query):
+    """The parameters of a page."""
+
+    after = cursor("the `next` of an earlier page")
+    limit = limit(MAX_PAGE, MAX_PAGE)
 
 
 class AnswerBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,16 +99,17 @@ class InputRoutes:
     @Operation(
         "GET",
         "/runs/{run_id}/inputs",
-        parameters=(RUN_ID, AFTER, LIMIT),
+        parameters=(RUN_ID,),
+        query=InputsQuery,
         answers={200: json("a page of requests", InputPage)},
         problems=(errors.InvalidCursor,),
         ticket=lambda path, query: answers_of(path["run_id"].lower()),
     )
-    async def list_inputs(self, call: Call[None]) -> Response:
+    async def list_inputs(self, call: Call[InputsQuery]) -> Response:
         """The requests of a run for a person's input."""
-        after, limit = read_cursor(call.request), read_number(call.request, LIMIT)
+        after = read_cursor(call.request, call.query.after)
         run_id, head = await self._access.read_head(call.request, "record")
-        page = await self._store.inputs.page(run_id, after=after, limit=limit)
+        page = await self._store.inputs.page(run_id, after=after, limit=call.query.limit)
         open = not (head.closed or head.cancel_requested)
         data = [_record(each, open=open) for each in page.inputs]
         return json_response(InputPage(data, page.next))

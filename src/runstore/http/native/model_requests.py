@@ -6,16 +6,22 @@ from runstore.core import errors
 from runstore.core.model_requests import ModelRequest, RequestPage
 from runstore.http.json import json_response
 from runstore.http.operations import Call, Operation
-from runstore.http.requests import MAX_CURSOR, MAX_CURSOR_DIGITS, Parameter, read_number, whole
+from runstore.http.query import Query, limit, number
+from runstore.http.requests import MAX_CURSOR, Parameter, is_number, whole
 from runstore.http.schemas import RUN_ID, SEQ, json
 from runstore.http.security.access import Access
 from runstore.store.request_reads import MAX_LISTED
 from runstore.store.runs import RunStore
 
-LIMIT = Parameter("limit", whole(1, MAX_LISTED, 100))
-AFTER = Parameter("after", whole(0, MAX_CURSOR), "the `next` of an earlier page")
-OF_SEQ = Parameter("seq", SEQ, "only the call whose `llm.request` has this seq")
 N = Parameter("n", SEQ, "the number of the request in its run", "path")
+
+
+class RequestsQuery(Query):
+    """The parameters of a page."""
+
+    after = number(whole(0, MAX_CURSOR), "the `next` of an earlier page")
+    limit = limit(MAX_LISTED, 100)
+    seq = number(SEQ, "only the call whose `llm.request` has this seq")
 
 
 class RequestRoutes:
@@ -30,15 +36,17 @@ class RequestRoutes:
     @Operation(
         "GET",
         "/runs/{run_id}/requests",
-        parameters=(RUN_ID, AFTER, LIMIT, OF_SEQ),
+        parameters=(RUN_ID,),
+        query=RequestsQuery,
         answers={200: json("a page of the run's model calls", RequestPage)},
     )
-    async def list_requests(self, call: Call[None]) -> Response:
+    async def list_requests(self, call: Call[RequestsQuery]) -> Response:
         """A run's model calls, in order."""
-        after, limit = read_number(call.request, AFTER), read_number(call.request, LIMIT)
-        seq = read_number(call.request, OF_SEQ) or None
+        query = call.query
         run_id, _ = await self._access.read_head(call.request, "events")
-        return json_response(await self._store.requests(run_id, after=after, limit=limit, seq=seq))
+        return json_response(
+            await self._store.requests(run_id, after=query.after or 0, limit=query.limit, seq=query.seq)
+        )
 
     @Operation(
         "GET",
@@ -61,6 +69,6 @@ def read_n(text: str) -> int:
     Raises:
         RequestNotFound: it is no number.
     """
-    if not (text.isascii() and text.isdigit() and len(text) <= MAX_CURSOR_DIGITS):
+    if not is_number(text):
         raise errors.RequestNotFound(f"a request's number is 1, 2, 3, …, not {text[:100]!r}")
     return int(text)

@@ -2,14 +2,12 @@
 
 import re
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core import errors
-from runstore.core.ids import parse_uuid
 from runstore.core.run import STATUSES
 from runstore.core.times import timestamp
-from runstore.http.errors import BadRequest, Forbidden
+from runstore.http.errors import Forbidden
 from runstore.http.json import json_response
 from runstore.http.native.report_records import (
     AuditRunPage,
@@ -26,8 +24,9 @@ from runstore.http.native.report_records import (
     usage_record,
 )
 from runstore.http.operations import Call, Operation
-from runstore.http.requests import Parameter, Schema, read_choice, read_days, read_number, read_period, whole
-from runstore.http.schemas import LIMIT, MOMENT, NAME, TEXT, UUID, json
+from runstore.http.query import Query, QueryParameter, Text, choice, day, moment, number, uuid
+from runstore.http.requests import Schema, whole
+from runstore.http.schemas import LIMIT, NAME, TEXT, json
 from runstore.http.security.access import Access
 from runstore.projections.prices import NANO
 from runstore.projections.text import ANSWER, INPUT, TOOL
@@ -42,45 +41,108 @@ KINDS = (INPUT, ANSWER, TOOL)
 AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")  # a sum of money, in units of the currency
 MOST = 1 << 53  # the greatest whole number that all JSON readers know
 WORDS: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_QUERY}
-DAY: Schema = {"type": "string", "format": "date"}
+OF_USER = Text(NAME, "of this user; one's own, unless an admin or an auditor asks")
+OF_AGENT = Text(NAME, "of this agent")
+NEXT = Text(TEXT, "the `next` of the page before, with the same other parameters")
+SINCE_DAY = day("queued on this day (UTC) or later")
+UNTIL_DAY = day("queued on this day (UTC) or earlier")
 
-USER_ID = Parameter("user_id", NAME, "of this user; one's own, unless an admin or an auditor asks")
-AGENT = Parameter("agent", NAME, "of this agent")
-NEXT = Parameter("after", TEXT, "the `next` of the page before, with the same other parameters")
-STATUS = Parameter("status", {"enum": list(STATUSES)}, "in this state")
-SORT = Parameter(
-    "sort",
-    {"enum": list(SORTS), "default": "created"},
-    "largest first; `failed`: failed runs first, each group newest first",
-)
-WITH_DELETED = Parameter(
-    "deleted", {"enum": ["any", "false"], "default": "any"}, "`false`: without deleted and purged runs"
-)
-MIN_DURATION = Parameter("min_duration_ms", whole(1, MOST), "took at least so long from start to end")
-MIN_TOKENS = Parameter("min_tokens", whole(1, MOST), "input and output tokens together")
-MAX_DURATION = Parameter("max_duration_ms", whole(1, MOST), "took at most so long")
-MAX_TOKENS = Parameter("max_tokens", whole(1, MOST), "at most so many")
-MAX_COST = Parameter("max_cost", {"type": "string", "pattern": f"^{AMOUNT.pattern}$"}, "at most so much")
-ORDER = Parameter("order", {"enum": ["desc", "asc"], "default": "desc"}, "`asc`: the reverse of `sort`")
-TOTALS = Parameter(
-    "totals",
-    {"enum": ["true", "false"]},
-    "whether to sum up all matching runs, which reads each of them; `true` on the first page if not given",
-)
-MIN_COST = Parameter(
-    "min_cost",
-    {"type": "string", "pattern": f"^{AMOUNT.pattern}$"},
-    "an amount in the currency of the prices",
-)
-SINCE_DAY = Parameter("since", DAY, "queued on this day (UTC) or later")
-UNTIL_DAY = Parameter("until", DAY, "queued on this day (UTC) or earlier")
-TOOL_GROUPS = "agent,tool"
-TOOL_GROUP = Parameter(
-    "group", {"type": "string", "default": TOOL_GROUPS}, "some of day, agent, tool, with commas"
-)
-GROUP = Parameter("group", {"type": "string", "default": "day"}, f"some of {', '.join(GROUPS)}, with commas")
-KIND = Parameter("kind", {"enum": list(KINDS)}, "only text of this kind")
-BEFORE = Parameter("before", whole(1, MOST), "the `next` of the page before")
+
+def _amount(description: str) -> QueryParameter[int | None]:
+    """An amount in the currency of the prices, as nano units."""
+
+    def read(text: str) -> int:
+        if not AMOUNT.fullmatch(text):
+            raise ValueError
+        return round(float(text) * NANO)
+
+    schema = {"type": "string", "pattern": f"^{AMOUNT.pattern}$"}
+    return QueryParameter(schema, description, read, "an amount such as 0.25", default=None)
+
+
+def _groups(description: str, default: str) -> QueryParameter[tuple[str, ...]]:
+    """Names with commas between them."""
+    schema = {"type": "string", "default": default}
+    columns = tuple(default.split(","))
+    return QueryParameter(schema, description, lambda text: tuple(text.split(",")), default=columns)
+
+
+class RunReportQuery(Query):
+    """The filters, the order and the page of a report on runs."""
+
+    user_id = OF_USER
+    agent = OF_AGENT
+    session_id = Text(NAME, "of this session")
+    workspace_id = Text(NAME, "of this workspace")
+    status = choice(STATUSES, "in this state")
+    error_code = Text(NAME, "failed with this code")
+    stopped_by = Text(NAME, "this user asked for the stop")
+    since = moment("queued at this time or later")
+    until = moment("queued at this time or earlier")
+    min_duration_ms = number(whole(1, MOST), "took at least so long from start to end")
+    min_tokens = number(whole(1, MOST), "input and output tokens together")
+    min_cost = _amount("an amount in the currency of the prices")
+    max_duration_ms = number(whole(1, MOST), "took at most so long")
+    max_tokens = number(whole(1, MOST), "at most so many")
+    max_cost = _amount("at most so much")
+    text = Text(WORDS, 'one event has all of these words and "phrases"')
+    deleted = choice(("any", "false"), "`false`: without deleted and purged runs", default="any")
+    sort = choice(
+        tuple(SORTS),
+        "largest first; `failed`: failed runs first, each group newest first",
+        default="created",
+    )
+    order = choice(("desc", "asc"), "`asc`: the reverse of `sort`", default="desc")
+    totals = choice(
+        ("true", "false"),
+        "whether to sum up all matching runs, which reads each of them; "
+        "`true` on the first page if not given",
+    )
+    after = NEXT
+    limit = LIMIT
+
+
+class UsageReportQuery(Query):
+    """The groups and the filters of a report on usage."""
+
+    group = _groups(f"some of {', '.join(GROUPS)}, with commas", "day")
+    user_id = OF_USER
+    agent = OF_AGENT
+    model = Text(NAME, "of this model")
+    since = SINCE_DAY
+    until = UNTIL_DAY
+
+
+class ToolReportQuery(Query):
+    """The groups and the filters of a report on tools."""
+
+    group = _groups("some of day, agent, tool, with commas", "agent,tool")
+    agent = OF_AGENT
+    tool = Text(NAME, "of this tool")
+    since = SINCE_DAY
+    until = UNTIL_DAY
+
+
+class TextQuery(Query):
+    """The words, the filters and the page of a search."""
+
+    text = Text(WORDS, 'words and "phrases" that one event must have')
+    user_id = OF_USER
+    agent = OF_AGENT
+    run_id = uuid("in this run")
+    kind = choice(KINDS, "only text of this kind")
+    since = moment("said at this time or later")
+    until = moment("said at this time or earlier")
+    before = number(whole(1, MOST), "the `next` of the page before")
+    limit = LIMIT
+
+
+class SessionsQuery(Query):
+    """The user and the page of a list of sessions."""
+
+    user_id = Text(NAME, "of this user, instead of one's own")
+    after = NEXT
+    limit = LIMIT
 
 
 class ReportRoutes:
@@ -95,39 +157,16 @@ class ReportRoutes:
     @Operation(
         "GET",
         "/audit/runs",
-        parameters=(
-            USER_ID,
-            AGENT,
-            Parameter("session_id", NAME, "of this session"),
-            Parameter("workspace_id", NAME, "of this workspace"),
-            STATUS,
-            Parameter("error_code", NAME, "failed with this code"),
-            Parameter("stopped_by", NAME, "this user asked for the stop"),
-            Parameter("since", MOMENT, "queued at this time or later"),
-            Parameter("until", MOMENT, "queued at this time or earlier"),
-            MIN_DURATION,
-            MIN_TOKENS,
-            MIN_COST,
-            MAX_DURATION,
-            MAX_TOKENS,
-            MAX_COST,
-            Parameter("text", WORDS, "one event has all of these words and \"phrases\""),
-            WITH_DELETED,
-            SORT,
-            ORDER,
-            TOTALS,
-            NEXT,
-            LIMIT,
-        ),
+        query=RunReportQuery,
         answers={200: json("a page, and perhaps sums over all matching runs", AuditRunPage)},
         problems=(
             errors.InvalidQuery, errors.InvalidCursor, errors.ProjectionNotBuilt, errors.Busy, Forbidden,
         ),
     )  # fmt: skip
-    async def list_audit_runs(self, call: Call[None]) -> Response:
+    async def list_audit_runs(self, call: Call[RunReportQuery]) -> Response:
         """All users' runs, or one's own, with what they used and cost."""
         async with self._access.reporting(call.login, "report", call.request.query_params) as own:
-            report = await self._reports.runs(_runs_query(call.request, own=own))
+            report = await self._reports.runs(_runs_query(call, own=own))
         found = report.totals
         totals = None if found is None else AuditRunTotals(
             found.runs, found.calls, found.tokens, found.duration_ms, amount(found.cost)
@@ -137,23 +176,22 @@ class ReportRoutes:
     @Operation(
         "GET",
         "/audit/usage",
-        parameters=(GROUP, USER_ID, AGENT, Parameter("model", NAME, "of this model"), SINCE_DAY, UNTIL_DAY),
+        query=UsageReportQuery,
         answers={200: json("all rows, in the order of their columns", UsageList)},
         problems=(errors.InvalidQuery, errors.ProjectionNotBuilt, errors.Busy, Forbidden),
     )
-    async def report_audit_usage(self, call: Call[None]) -> Response:
+    async def report_audit_usage(self, call: Call[UsageReportQuery]) -> Response:
         """Tokens, times and cost of all users' runs, or of one's own, in sum."""
-        request, given = call.request, call.request.query_params
-        async with self._access.reporting(call.login, "report", given):
-            since, until = read_days(request)
+        query = call.query
+        async with self._access.reporting(call.login, "report", call.request.query_params):
             rows = await self._reports.usage(
                 UsageQuery(
-                    group=tuple(given.get("group", "day").split(",")),
-                    user_id=given.get("user_id"),
-                    agent=given.get("agent"),
-                    model=given.get("model"),
-                    since=since,
-                    until=until,
+                    group=query.group,
+                    user_id=query.user_id,
+                    agent=query.agent,
+                    model=query.model,
+                    since=query.since,
+                    until=query.until,
                 )
             )
         return json_response(UsageList([usage_record(row) for row in rows]))
@@ -161,22 +199,21 @@ class ReportRoutes:
     @Operation(
         "GET",
         "/audit/tools",
-        parameters=(TOOL_GROUP, AGENT, Parameter("tool", NAME, "of this tool"), SINCE_DAY, UNTIL_DAY),
+        query=ToolReportQuery,
         answers={200: json("all rows", ToolList)},
         problems=(errors.InvalidQuery, errors.ProjectionNotBuilt, errors.Busy, Forbidden),
     )
-    async def report_audit_tools(self, call: Call[None]) -> Response:
+    async def report_audit_tools(self, call: Call[ToolReportQuery]) -> Response:
         """Calls, failures and latencies of the tools of all users' runs."""
-        request, given = call.request, call.request.query_params
-        async with self._access.searching(call.login, "report", given):
-            since, until = read_days(request)
+        query = call.query
+        async with self._access.searching(call.login, "report", call.request.query_params):
             rows = await self._reports.tools(
                 ToolsQuery(
-                    group=tuple(given.get("group", TOOL_GROUPS).split(",")),
-                    agent=given.get("agent"),
-                    tool=given.get("tool"),
-                    since=since,
-                    until=until,
+                    group=query.group,
+                    agent=query.agent,
+                    tool=query.tool,
+                    since=query.since,
+                    until=query.until,
                 )
             )
         found = [tool_record(row) for row in rows]
@@ -185,40 +222,26 @@ class ReportRoutes:
     @Operation(
         "GET",
         "/audit/search",
-        parameters=(
-            Parameter("text", WORDS, 'words and "phrases" that one event must have'),
-            USER_ID,
-            AGENT,
-            Parameter("run_id", UUID, "in this run"),
-            KIND,
-            Parameter("since", MOMENT, "said at this time or later"),
-            Parameter("until", MOMENT, "said at this time or earlier"),
-            BEFORE,
-            LIMIT,
-        ),
+        query=TextQuery,
         answers={200: json("a page; it may be empty and still have a next one", SearchPage)},
         problems=(errors.InvalidQuery, errors.ProjectionNotBuilt, errors.Busy, Forbidden),
     )
-    async def search_audit(self, call: Call[None]) -> Response:
+    async def search_audit(self, call: Call[TextQuery]) -> Response:
         """Search the inputs, answers and tool calls of all users' runs, or of one's own."""
-        request, given = call.request, call.request.query_params
-        async with self._access.reporting(call.login, "search", given) as own:
-            run_id = given.get("run_id")
-            if run_id is not None and parse_uuid(run_id) is None:
-                raise BadRequest(f"run_id={run_id[:50]!r} must be a UUID", code="invalid_parameter")
-            since, until = read_period(request)
+        query = call.query
+        async with self._access.reporting(call.login, "search", call.request.query_params) as own:
             found = await self._reports.search(
                 SearchQuery(
-                    text=given.get("text", ""),
-                    user_id=given.get("user_id"),
-                    agent=given.get("agent"),
-                    kind=read_choice(request, KIND),
-                    since=since,
-                    until=until,
+                    text=query.text or "",
+                    user_id=query.user_id,
+                    agent=query.agent,
+                    kind=query.kind,
+                    since=query.since,
+                    until=query.until,
                     deleted=not own,
-                    run_id=None if run_id is None else parse_uuid(run_id),
-                    before=read_number(request, BEFORE) or None,
-                    limit=read_number(request, LIMIT),
+                    run_id=query.run_id,
+                    before=query.before,
+                    limit=query.limit,
                 )
             )
         hits = [
@@ -233,21 +256,17 @@ class ReportRoutes:
     @Operation(
         "GET",
         "/sessions",
-        parameters=(
-            Parameter("user_id", NAME, "of this user, instead of one's own"),
-            NEXT,
-            LIMIT,
-        ),
+        query=SessionsQuery,
         answers={200: json("a page", SessionPage)},
         problems=(errors.InvalidCursor, errors.ProjectionNotBuilt, errors.Busy, Forbidden),
     )
-    async def list_sessions(self, call: Call[None]) -> Response:
+    async def list_sessions(self, call: Call[SessionsQuery]) -> Response:
         """A user's sessions, the latest first."""
-        given = call.request.query_params
-        user_id = given.get("user_id", call.user.user_id)
+        query = call.query
+        user_id = call.user.user_id if query.user_id is None else query.user_id
         if user_id != call.user.user_id:
-            await self._access.may_search(call.login, "list", given)
-        report = await self._reports.sessions(user_id, given.get("after"), read_number(call.request, LIMIT))
+            await self._access.may_search(call.login, "list", call.request.query_params)
+        report = await self._reports.sessions(user_id, query.after, query.limit)
         found = [
             SessionRecord(
                 row.user_id, row.session_id, row.title, timestamp(row.first_at), timestamp(row.last_at),
@@ -258,40 +277,29 @@ class ReportRoutes:
         return json_response(SessionPage(found, report.next))
 
 
-def _runs_query(request: Request, *, own: bool) -> RunsQuery:
-    given = request.query_params
-    status = read_choice(request, STATUS)
-    since, until = read_period(request)
+def _runs_query(call: Call[RunReportQuery], *, own: bool) -> RunsQuery:
+    query = call.query
     return RunsQuery(
-        user_id=given.get("user_id"),
-        agent=given.get("agent"),
-        session_id=given.get("session_id"),
-        workspace_id=given.get("workspace_id"),
-        status=next((known for known in STATUSES if known == status), None),
-        error_code=given.get("error_code"),
-        stopped_by=given.get("stopped_by"),
-        since=since,
-        until=until,
-        min_duration_ms=read_number(request, MIN_DURATION) or None,
-        min_tokens=read_number(request, MIN_TOKENS) or None,
-        min_cost=_nano(request, "min_cost"),
-        max_duration_ms=read_number(request, MAX_DURATION) or None,
-        max_tokens=read_number(request, MAX_TOKENS) or None,
-        max_cost=_nano(request, "max_cost"),
-        text=given.get("text"),
-        deleted=not own and read_choice(request, WITH_DELETED) != "false",
-        sort=read_choice(request, SORT) or "created",
-        ascending=read_choice(request, ORDER) == "asc",
-        totals=(read_choice(request, TOTALS) or str("after" not in given).lower()) == "true",
-        after=given.get("after"),
-        limit=read_number(request, LIMIT),
+        user_id=query.user_id,
+        agent=query.agent,
+        session_id=query.session_id,
+        workspace_id=query.workspace_id,
+        status=query.status,
+        error_code=query.error_code,
+        stopped_by=query.stopped_by,
+        since=query.since,
+        until=query.until,
+        min_duration_ms=query.min_duration_ms,
+        min_tokens=query.min_tokens,
+        min_cost=query.min_cost,
+        max_duration_ms=query.max_duration_ms,
+        max_tokens=query.max_tokens,
+        max_cost=query.max_cost,
+        text=query.text,
+        deleted=not own and query.deleted != "false",
+        sort=query.sort,
+        ascending=query.order == "asc",
+        totals=query.totals == "true" if query.totals is not None else query.after is None,
+        after=query.after,
+        limit=query.limit,
     )
-
-
-def _nano(request: Request, name: str) -> int | None:
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    if not AMOUNT.fullmatch(text):
-        raise BadRequest(f"{name}={text[:50]!r} must be an amount such as 0.25", code="invalid_parameter")
-    return round(float(text) * NANO)

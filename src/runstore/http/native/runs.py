@@ -1,5 +1,6 @@
 """Runs: list, read, trace, stop."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -17,14 +18,8 @@ from runstore.http.json import json_list, json_response
 from runstore.http.native.included import INCLUDES, Includes, read_include
 from runstore.http.native.records import RunPage, RunRecord, listed, record_response
 from runstore.http.operations import Call, Operation
-from runstore.http.requests import (
-    Parameter,
-    read_choice,
-    read_number,
-    read_period,
-    read_seconds,
-)
-from runstore.http.schemas import LIMIT, MAX_REASON, MOMENT, NAME, RUN_ID, SEQ, TOO_MANY_STREAMS, UUID, json
+from runstore.http.query import Query, QueryParameter, Text, choice, flag, moment, number, seconds
+from runstore.http.schemas import LIMIT, MAX_REASON, NAME, RUN_ID, SEQ, TOO_MANY_STREAMS, UUID, json
 from runstore.http.security.access import Access
 from runstore.http.streaming.watched import ClientGone
 from runstore.projections.runs import RunQuery
@@ -37,19 +32,40 @@ class StopBody(Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(min_length=1, max_length=MAX_REASON)] = "user"
 
 
-STATUS = Parameter("status", {"enum": list(STATUSES)})
-PURGED = Parameter("purged", {"type": "boolean", "default": False}, "`true`: only purged runs")
-DELETED = Parameter(
-    "deleted",
-    {"enum": ["true", "false", "any"], "default": "false"},
-    "`true`: only deleted runs; `any`: these, too. For admins and auditors",
-)
-AT = Parameter("at", SEQ, "a seq: the run as it was after that event")
-WAIT = Parameter(
-    "wait",
-    {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
-    "seconds: the answer comes when the run has ended, or after this time",
-)
+AT = number(SEQ, "a seq: the run as it was after that event")
+
+
+class RunListQuery(Query):
+    """The parameters of the run list."""
+
+    status = choice(STATUSES)
+    user_id = Text(NAME, "the runs of this user; only admins and auditors may name another one")
+    agent = Text(NAME, "the agent's name")
+    session_id = Text(NAME)
+    workspace_id = Text(NAME, "the runs of all members of this workspace")
+    since = moment("created at this time or later")
+    until = moment("created at this time or earlier")
+    purged = flag("`true`: only purged runs")
+    deleted = choice(
+        ("true", "false", "any"),
+        "`true`: only deleted runs; `any`: these, too. For admins and auditors",
+        default="false",
+    )
+    limit = LIMIT
+    after = Text(UUID, "the `next` of an earlier page")
+
+
+class RunRecordQuery(Query):
+    """The parameters of one run."""
+
+    at = AT
+    wait = seconds(MAX_WAIT_S, "seconds: the answer comes when the run has ended, or after this time")
+    include = QueryParameter[Sequence[str]](
+        {"type": "array", "minItems": 1, "items": {"enum": list(INCLUDES)}},
+        "further fields of the record",
+        read_include,
+        default=(),
+    )
 
 
 class RunRoutes:
@@ -66,51 +82,32 @@ class RunRoutes:
     @Operation(
         "GET",
         "/runs",
-        parameters=(
-            STATUS,
-            Parameter(
-                "user_id", NAME, "the runs of this user; only admins and auditors may name another one"
-            ),
-            Parameter("agent", NAME, "the agent's name"),
-            Parameter("session_id", NAME),
-            Parameter("workspace_id", NAME, "the runs of all members of this workspace"),
-            Parameter("since", MOMENT, "created at this time or later"),
-            Parameter("until", MOMENT, "created at this time or earlier"),
-            PURGED,
-            DELETED,
-            LIMIT,
-            Parameter("after", UUID, "the `next` of an earlier page"),
-        ),
+        query=RunListQuery,
         answers={200: json("a page of runs", RunPage)},
         problems=(errors.InvalidCursor, Forbidden),
     )
-    async def list_runs(self, call: Call[None]) -> Response:
+    async def list_runs(self, call: Call[RunListQuery]) -> Response:
         """List runs, newest first."""
-        limit = read_number(call.request, LIMIT)
-        after = call.request.query_params.get("after")
-        user, workspace = call.user, call.request.query_params.get("workspace_id")
+        query, user, workspace = call.query, call.user, call.query.workspace_id
         self._access.check_workspace(user, workspace)
-        purged = read_choice(call.request, PURGED) == "true"
-        deleted = read_choice(call.request, DELETED) or "false"
-        if deleted != "false" and purged:
+        if query.deleted != "false" and query.purged:
             raise BadRequest("deleted cannot be given with purged=true", code="invalid_parameter")
-        since, until = read_period(call.request)
-        listed_user = self._listed_user(call, workspace)
-        if deleted != "false" or (listed_user != user.user_id and workspace not in user.workspaces):
+        listed_user = query.user_id or (None if user.reads_all or workspace else user.user_id)
+        if query.deleted != "false" or (listed_user != user.user_id and workspace not in user.workspaces):
             await self._access.may_search(call.login, "list", call.request.query_params)
         found = await self._store.find(
             RunQuery(
                 user_id=listed_user,
-                status=read_choice(call.request, STATUS),  # type: ignore[arg-type]
-                agent=call.request.query_params.get("agent"),
-                session_id=call.request.query_params.get("session_id"),
+                status=query.status,
+                agent=query.agent,
+                session_id=query.session_id,
                 workspace_id=workspace,
-                since=since,
-                until=until,
-                purged=purged,
-                deleted=None if deleted == "any" else deleted == "true",
-                before=list_cursor(after) if after is not None else None,
-                limit=limit,
+                since=query.since,
+                until=query.until,
+                purged=query.purged,
+                deleted=None if query.deleted == "any" else query.deleted == "true",
+                before=list_cursor(query.after) if query.after is not None else None,
+                limit=query.limit,
             )
         )
         data = await json_list(listed(run) for run in found.runs)
@@ -119,32 +116,22 @@ class RunRoutes:
     @Operation(
         "GET",
         "/runs/{run_id}",
-        parameters=(
-            RUN_ID,
-            AT,
-            WAIT,
-            Parameter(
-                "include",
-                {"type": "array", "minItems": 1, "items": {"enum": list(INCLUDES)}},
-                "further fields of the record",
-            ),
-        ),
+        parameters=(RUN_ID,),
+        query=RunRecordQuery,
         answers={200: json("the run", RunRecord)},
         problems=(errors.InvalidCursor, TOO_MANY_STREAMS),
     )
-    async def get_run(self, call: Call[None]) -> Response:
+    async def get_run(self, call: Call[RunRecordQuery]) -> Response:
         """One run, now or at an earlier event."""
-        names = read_include(call.request)
-        at = read_number(call.request, AT) or None
-        wait_s = read_seconds(call.request, WAIT)
+        query = call.query
         run_id = await self._access.readable(call.request, "record")
-        if wait_s:
+        if query.wait:
             try:
-                await self._following.until_ended(call.login, run_id, wait_s, call.request.receive)
+                await self._following.until_ended(call.login, run_id, query.wait, call.request.receive)
             except ClientGone:
                 return Response(status_code=204)  # the client has gone
-        found = await self._store.get(run_id, at=at, deleted=call.user.reads_all)
-        return record_response(found, included=await self._includes.read(found, names))
+        found = await self._store.get(run_id, at=query.at, deleted=call.user.reads_all)
+        return record_response(found, included=await self._includes.read(found, query.include))
 
     @Operation(
         "GET",
@@ -173,11 +160,6 @@ class RunRoutes:
         body = await call.body()
         found = await self._store.stop(run_id, by=call.login.actor, reason=body.reason)
         return record_response(found, 200 if found.run.closed else 202)
-
-    def _listed_user(self, call: Call[None], workspace: str | None) -> str | None:
-        """The user whose runs are listed; None: all users."""
-        user, asked = call.user, call.request.query_params.get("user_id")
-        return asked or (None if user.reads_all or workspace else user.user_id)
 
 
 def list_cursor(text: str) -> str:

@@ -20,7 +20,8 @@ from runstore.http.json import Count, Time, json_response
 from runstore.http.native.records import RunRecord, record
 from runstore.http.native.runs import AT
 from runstore.http.operations import Call, Operation
-from runstore.http.requests import MAX_CURSOR, Parameter, read_number, whole
+from runstore.http.query import Query, limit, number
+from runstore.http.requests import MAX_CURSOR, Parameter, whole
 from runstore.http.schemas import CURSOR, RUN_ID, UUID, json
 from runstore.http.security.access import Access
 from runstore.projections.prices import NANO, Prices
@@ -35,13 +36,18 @@ FOLDS = 2  # concurrent folds of all users: each takes a core for up to a second
 FOLD_WAIT_S = 5.0  # seconds that a fold waits for its turn before the request is refused
 
 OTHER_ID = Parameter("other_id", UUID, "the run to compare it with", "path")
-LIMIT = Parameter("limit", whole(1, MAX_FOLDED, LATEST), "events that are folded, without streamed text")
-AFTER = Parameter(
-    "after",
-    whole(0, MAX_CURSOR),
-    "a seq: begin with the events after it. If not given: with the run, or the last events of a long one",
-)
-CHANGED = Parameter("changed", CURSOR, "a seq: only steps that an event after it has changed")
+
+
+class StepsQuery(Query):
+    """Which steps of a run."""
+
+    at = AT
+    after = number(
+        whole(0, MAX_CURSOR),
+        "a seq: begin with the events after it. If not given: with the run, or the last events of a long one",
+    )
+    changed = number(CURSOR, "a seq: only steps that an event after it has changed")
+    limit = limit(MAX_FOLDED, LATEST, "events that are folded, without streamed text")
 
 
 class StepInput(Struct, frozen=True):
@@ -118,22 +124,22 @@ class StepRoutes:
     @Operation(
         "GET",
         "/runs/{run_id}/steps",
-        parameters=(RUN_ID, AT, AFTER, CHANGED, LIMIT),
+        parameters=(RUN_ID,),
+        query=StepsQuery,
         answers={200: json("the steps", StepPage)},
         problems=(errors.InvalidCursor,),
     )
-    async def list_steps(self, call: Call[None]) -> Response:
+    async def list_steps(self, call: Call[StepsQuery]) -> Response:
         """A run as a tree of steps, now or at an earlier event."""
-        at, limit = read_number(call.request, AT) or None, read_number(call.request, LIMIT)
+        query, at = call.query, call.query.at
         run_id = await self._access.readable(call.request, "events")
         found = await self._store.get(run_id, at=at, deleted=call.user.reads_all)
         upto = found.last_seq if at is None else at
-        after = self._begin(call, found.run, upto, past=at is not None)
-        changed = read_number(call.request, CHANGED)
+        after = query.after if query.after is not None else _begin(found.run, upto, past=at is not None)
 
         def answer(read: ReadPage) -> Response:
-            folded = read_steps(read, run_id, after=after, at=upto, limit=limit)
-            return json_response(self._page(folded, found.run, changed))
+            folded = read_steps(read, run_id, after=after, at=upto, limit=query.limit)
+            return json_response(self._page(folded, found.run, query.changed or 0))
 
         return await self._reader.call(answer)
 
@@ -162,12 +168,6 @@ class StepRoutes:
         page = self._page(folded, run, 0)
         count = sum(step.kind in ("model", "tool") for step in page.data)
         return ComparedRun(record(run), count, page.cost, page.currency)
-
-    def _begin(self, call: Call[None], run: Run, upto: int, *, past: bool) -> int:
-        """The seq after which the steps begin."""
-        if call.request.query_params.get("after") is not None:
-            return read_number(call.request, AFTER)
-        return upto - LATEST if upto > SHORT_RUN and (past or not run.closed) else 0
 
     def _page(self, folded: FoldedSteps, run: Run, changed: int) -> StepPage:
         fold = folded.fold
@@ -205,6 +205,11 @@ class StepRoutes:
                 for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
             }
             step.cost, step.currency = price.cost(msgspec.convert(counts, ModelUsage)) / NANO, price.currency
+
+
+def _begin(run: Run, upto: int, *, past: bool) -> int:
+    """The seq after which the steps begin, if the request does not say it."""
+    return upto - LATEST if upto > SHORT_RUN and (past or not run.closed) else 0
 
 
 def _compared(runs: list[Run], left: FoldedSteps, right: FoldedSteps) -> list[Pair]:
