@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from msgspec import Struct
 from starlette.requests import Request
 
 from runstore.core.ids import parse_uuid
@@ -19,6 +20,7 @@ PADDING = "evs_preamble"
 SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # a number as in JSON
 
 C = TypeVar("C", bound=str)
+S = TypeVar("S", bound=Struct)
 T = TypeVar("T")
 
 
@@ -115,6 +117,11 @@ class Query:
                     raise BadRequest(f"{parameter.name} is given more than once", code="invalid_parameter")
                 values[parameter.attribute] = parameter.value(texts if parameter.repeated else texts[0])
         self._check_period(given)
+
+    def into(self, cls: type[S], **others: Any) -> S:
+        """A struct with the values of the parameters of the same names, and with `others`."""
+        same = [name for name in cls.__struct_fields__ if hasattr(self, name)]
+        return cls(**{**{name: getattr(self, name) for name in same}, **others})
 
     def _is_padding(self, name: str) -> bool:
         return name == PADDING and LAST_EVENT_ID in self._declared

@@ -71,17 +71,8 @@ class AuditFilters(Query):
     after = cursor("a cursor: events with a greater position")
 
     def filters(self) -> AuditQuery:
-        return AuditQuery(
-            types=_types(self.types),
-            user_id=self.user_id,
-            agent=self.agent,
-            session_id=self.session_id,
-            workspace_id=self.workspace_id,
-            run_id=read_run_id(self.run_id) if self.run_id is not None else None,
-            since=self.since,
-            until=self.until,
-            contains=self.contains,
-        )
+        run_id = read_run_id(self.run_id) if self.run_id is not None else None
+        return self.into(AuditQuery, types=_types(self.types), run_id=run_id)
 
 
 class AuditPageQuery(AuditFilters):

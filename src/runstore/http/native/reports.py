@@ -165,8 +165,17 @@ class ReportRoutes:
     )  # fmt: skip
     async def list_audit_runs(self, call: Call[RunReportQuery]) -> Response:
         """All users' runs, or one's own, with what they used and cost."""
+        query = call.query
         async with self._access.reporting(call.login, "report", call.request.query_params) as own:
-            report = await self._reports.runs(_runs_query(call, own=own))
+            summed = query.totals == "true" if query.totals is not None else query.after is None
+            report = await self._reports.runs(
+                query.into(
+                    RunsQuery,
+                    deleted=not own and query.deleted == "any",
+                    ascending=query.order == "asc",
+                    totals=summed,
+                )
+            )
         found = report.totals
         totals = None if found is None else AuditRunTotals(
             found.runs, found.calls, found.tokens, found.duration_ms, amount(found.cost)
@@ -184,16 +193,7 @@ class ReportRoutes:
         """Tokens, times and cost of all users' runs, or of one's own, in sum."""
         query = call.query
         async with self._access.reporting(call.login, "report", call.request.query_params):
-            rows = await self._reports.usage(
-                UsageQuery(
-                    group=query.group,
-                    user_id=query.user_id,
-                    agent=query.agent,
-                    model=query.model,
-                    since=query.since,
-                    until=query.until,
-                )
-            )
+            rows = await self._reports.usage(query.into(UsageQuery))
         return json_response(UsageList([usage_record(row) for row in rows]))
 
     @Operation(
@@ -207,15 +207,7 @@ class ReportRoutes:
         """Calls, failures and latencies of the tools of all users' runs."""
         query = call.query
         async with self._access.searching(call.login, "report", call.request.query_params):
-            rows = await self._reports.tools(
-                ToolsQuery(
-                    group=query.group,
-                    agent=query.agent,
-                    tool=query.tool,
-                    since=query.since,
-                    until=query.until,
-                )
-            )
+            rows = await self._reports.tools(query.into(ToolsQuery))
         found = [tool_record(row) for row in rows]
         return json_response(ToolList(found))
 
@@ -231,18 +223,7 @@ class ReportRoutes:
         query = call.query
         async with self._access.reporting(call.login, "search", call.request.query_params) as own:
             found = await self._reports.search(
-                SearchQuery(
-                    text=query.text or "",
-                    user_id=query.user_id,
-                    agent=query.agent,
-                    kind=query.kind,
-                    since=query.since,
-                    until=query.until,
-                    deleted=not own,
-                    run_id=query.run_id,
-                    before=query.before,
-                    limit=query.limit,
-                )
+                query.into(SearchQuery, text=query.text or "", deleted=not own)
             )
         hits = [
             SearchHit(
@@ -275,31 +256,3 @@ class ReportRoutes:
             for row in report.sessions
         ]  # fmt: skip
         return json_response(SessionPage(found, report.next))
-
-
-def _runs_query(call: Call[RunReportQuery], *, own: bool) -> RunsQuery:
-    query = call.query
-    return RunsQuery(
-        user_id=query.user_id,
-        agent=query.agent,
-        session_id=query.session_id,
-        workspace_id=query.workspace_id,
-        status=query.status,
-        error_code=query.error_code,
-        stopped_by=query.stopped_by,
-        since=query.since,
-        until=query.until,
-        min_duration_ms=query.min_duration_ms,
-        min_tokens=query.min_tokens,
-        min_cost=query.min_cost,
-        max_duration_ms=query.max_duration_ms,
-        max_tokens=query.max_tokens,
-        max_cost=query.max_cost,
-        text=query.text,
-        deleted=not own and query.deleted != "false",
-        sort=query.sort,
-        ascending=query.order == "asc",
-        totals=query.totals == "true" if query.totals is not None else query.after is None,
-        after=query.after,
-        limit=query.limit,
-    )

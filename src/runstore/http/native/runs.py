@@ -96,18 +96,11 @@ class RunRoutes:
         if query.deleted != "false" or (listed_user != user.user_id and workspace not in user.workspaces):
             await self._access.may_search(call.login, "list", call.request.query_params)
         found = await self._store.find(
-            RunQuery(
+            query.into(
+                RunQuery,
                 user_id=listed_user,
-                status=query.status,
-                agent=query.agent,
-                session_id=query.session_id,
-                workspace_id=workspace,
-                since=query.since,
-                until=query.until,
-                purged=query.purged,
                 deleted=None if query.deleted == "any" else query.deleted == "true",
                 before=list_cursor(query.after) if query.after is not None else None,
-                limit=query.limit,
             )
         )
         data = await json_list(listed(run) for run in found.runs)
