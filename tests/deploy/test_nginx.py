@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from runstore.core.limits import Limits
+from runstore.http.http1.protocol import KEEP_ALIVE_S
 from runstore.http.native.runs import MAX_WAIT_S
-from runstore.http.protocol import KEEP_ALIVE_S
 from runstore.settings import ServerSettings
 from tests.deploy.files import DEPLOY, compose, seconds
 from tests.deploy.nginx import COMPRESSING, Nginx, nginx, verdict

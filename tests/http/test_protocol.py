@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from runstore.client.connection import connection
-from runstore.http import protocol
+from runstore.http.http1 import connections, protocol
 from runstore.http.server import Server
 from runstore.http.streaming import watched
 from tests.kit.proxy import RESET
@@ -408,7 +408,7 @@ def test_a_storm_of_new_connections_is_answered(
 ) -> None:
     """All clients come back at once after a restart; the server accepts them before it reads a request."""
     monkeypatch.setattr(server.server_state, "max_idle", 3)
-    monkeypatch.setattr(protocol, "KEPT_S", 2 * DEADLINE_S)
+    monkeypatch.setattr(connections, "KEPT_S", 2 * DEADLINE_S)
     clients = [connect() for _ in range(20)]
     for client in clients:
         assert ask(client, GET + b"\r\n")["target"] == "/"
@@ -418,7 +418,7 @@ def test_connections_that_have_been_idle_for_a_while_leave_room_for_others(
     server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server.server_state, "max_idle", 3)
-    monkeypatch.setattr(protocol, "KEPT_S", 0)
+    monkeypatch.setattr(connections, "KEPT_S", 0)
     clients = [connect() for _ in range(10)]
     for client in clients[:-3]:
         assert until_closed(client) == b""
@@ -495,8 +495,8 @@ def test_a_head_that_drips_has_no_longer(short_timeouts: None, client: socket.so
 def test_large_heads_have_so_much_room_and_the_longest_waiting_one_leaves(
     monkeypatch: pytest.MonkeyPatch, port: int
 ) -> None:
-    monkeypatch.setattr(protocol, "LARGE_HEAD_BYTES", 4_000)
-    monkeypatch.setattr(protocol, "MAX_HEADS_BYTES", 50_000)
+    monkeypatch.setattr(connections, "LARGE_HEAD_BYTES", 4_000)
+    monkeypatch.setattr(connections, "MAX_HEADS_BYTES", 50_000)
     half = GET + b"X-A: " + b"x" * 20_000
     with ExitStack() as stack:
         clients = [
@@ -518,8 +518,8 @@ def test_large_heads_have_so_much_room_and_the_longest_waiting_one_leaves(
 @pytest.fixture
 def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """For two heads like HALF."""
-    monkeypatch.setattr(protocol, "LARGE_HEAD_BYTES", 4_000)
-    monkeypatch.setattr(protocol, "MAX_HEADS_BYTES", 50_000)
+    monkeypatch.setattr(connections, "LARGE_HEAD_BYTES", 4_000)
+    monkeypatch.setattr(connections, "MAX_HEADS_BYTES", 50_000)
 
 
 HALF = GET + b"X-A: " + b"x" * 20_000

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import HANDLED_SIGNALS
 
 from runstore.core.forks import forget, keep_from_forks
-from runstore.http.protocol import KEEP_ALIVE_S, Connections, HttpProtocol
+from runstore.http.http1.connections import Connections
+from runstore.http.http1.protocol import KEEP_ALIVE_S, HttpProtocol
 from runstore.http.streaming.watched import WATCHED, ConnectionCut
 
 GRACEFUL_S = 2  # seconds for requests in flight at a stop; clients that never read are cut off

@@ -6,21 +6,24 @@ differently are refused before a route sees them. In another server (`MountedApp
 
 import asyncio
 import socket
-import time
 
 import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
 
 from runstore.core.forks import forget, keep_from_forks
-from runstore.http.request_head import Refused, check_head, malformed, take_host_of_target, without_upgrade
-from runstore.http.streaming import watched
+from runstore.http.http1.connections import Connections
+from runstore.http.http1.reader import Reader
+from runstore.http.http1.request_head import (
+    Refused,
+    check_head,
+    malformed,
+    take_host_of_target,
+    without_upgrade,
+)
 
 MAX_HEAD_BYTES = 64 << 10  # bytes of a request before its body
 MAX_HEADERS = 256  # header lines of a request
-LARGE_HEAD_BYTES = 8 << 10  # bytes of an incomplete head that counts towards MAX_HEADS_BYTES
-MAX_HEADS_BYTES = 16 << 20  # bytes of all incomplete heads that are so large
 MAX_FRAMING_BYTES = 16 << 10  # bytes of a chunked body besides its content: trailers, chunk extensions
 CHUNK_FRAMING_BYTES = 64  # further bytes per chunk: its size and line ends
 MAX_PIPELINED = 16  # requests that wait for an earlier answer on their connection
@@ -32,60 +35,8 @@ LINGER_S = 2.0  # seconds to read the rest of a request after the answer, so tha
 MAX_REST_BYTES = 128 << 20  # bytes of that rest: reading them costs the process up to 0.1 s
 MAX_REFUSED_REST_BYTES = 1 << 20  # bytes of the rest of a request that is not valid HTTP
 MAX_UNSENT_BYTES = 16 << 10  # bytes buffered in the kernel, so that a slow reader's progress is visible
-# Seconds that an idle connection is kept, however many there are: if thousands of clients connect at once,
-# some send their request seconds later.
-KEPT_S = 10.0
 
 log = structlog.get_logger(__name__)
-
-
-class Connections(ServerState):
-    """All connections of a server.
-
-    Args:
-        max_idle: connections without a request in progress: new ones, those that wait for another request or
-            the rest of its head, and those whose client has yet to read its answer. They need no login, so
-            they must not take all descriptors: beyond it, those that have waited longest are closed, if they
-            have waited for KEPT_S.
-        most_idle: beyond it, the longest waiting one is closed, however short it has waited.
-    """
-
-    def __init__(self, max_idle: int, most_idle: int) -> None:
-        super().__init__()
-        self.max_idle = max_idle
-        self.most_idle = most_idle
-        self._idle: dict[HttpProtocol, float] = {}  # since when, in this order: monotonic seconds
-        self._heads: dict[HttpProtocol, int] = {}  # bytes of large incomplete heads, the oldest first
-        self._heads_bytes = 0  # their sum
-
-    def rest(self, connection: "HttpProtocol") -> None:
-        self.wake(connection)
-        now = self._idle[connection] = time.monotonic()
-        while len(self._idle) > self.max_idle:
-            longest, since = next(iter(self._idle.items()))
-            if now - since < KEPT_S and len(self._idle) <= self.most_idle:
-                break
-            self.wake(longest)
-            longest.make_room()
-
-    def wake(self, connection: "HttpProtocol") -> None:
-        self._idle.pop(connection, None)
-
-    def hold_head(self, connection: "HttpProtocol", size: int) -> None:
-        """Note the bytes of an incomplete head. If there is no room, the longest waiting one is refused."""
-        if size <= LARGE_HEAD_BYTES:
-            self.release_head(connection)
-            return
-        self._heads_bytes += size - self._heads.get(connection, 0)
-        self._heads[connection] = size
-        while self._heads_bytes > MAX_HEADS_BYTES:
-            longest = next(iter(self._heads))
-            self.release_head(longest)
-            longest.give_up_head()
-
-    def release_head(self, connection: "HttpProtocol") -> None:
-        """A head is complete, or is not read further."""
-        self._heads_bytes -= self._heads.pop(connection, 0)
 
 
 class _UntilClosed(int):
@@ -123,13 +74,11 @@ class HttpProtocol(HttpToolsProtocol):
     _framing_bytes = 0  # bytes received of a body, without its content
     _framing_allowed = 0
     _deadline: asyncio.TimerHandle | None = None  # for the head, or for the rest of a body
-    _reader_watch: asyncio.TimerHandle | None = None  # runs while the client has not taken all written bytes
-    _unsent = 0  # untaken bytes at the last check
-    _read_at = 0.0  # time of the last sign that the client reads
     _rest: int | None = None  # while the connection lingers: bytes that may still come, and are dropped
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._reader = Reader(self.loop, transport)
         self._socket = transport.get_extra_info("socket")
         keep_from_forks(self._socket)
         if hasattr(socket, "TCP_NOTSENT_LOWAT") and self.client is not None:
@@ -139,9 +88,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         forget(self._socket)
-        for timer in (self._deadline, self._reader_watch):
-            if timer is not None:
-                timer.cancel()
+        self._cancel_deadline()
+        self._reader.leave()
         self._unset_keepalive_if_required()
         self.server_state.wake(self)
         self.server_state.release_head(self)
@@ -397,25 +345,15 @@ class HttpProtocol(HttpToolsProtocol):
         self._watch_reader()
 
     def resume_writing(self) -> None:
-        self._read_at = time.monotonic()
+        self._reader.has_read()
         super().resume_writing()
 
     def _watch_reader(self) -> None:
-        if self._reader_watch is None:
-            self._read_at = time.monotonic()
-            self._look_at_reader()
+        self._reader.watch(self._cut)
 
-    def _look_at_reader(self) -> None:
-        """Cut off a client that does not read, whether or not the answer is complete."""
-        unsent, now = self.transport.get_write_buffer_size(), time.monotonic()
-        if unsent < self._unsent:
-            self._read_at = now
-        self._unsent, self._reader_watch = unsent, None
-        if now - self._read_at > watched.SEND_TIMEOUT_S:
-            log.info("client_cut", client=self.client, path=self.scope.get("path"))
-            self.transport.abort()
-        elif unsent:
-            self._reader_watch = self.loop.call_later(watched.CHECK_S, self._look_at_reader)
+    def _cut(self) -> None:
+        log.info("client_cut", client=self.client, path=self.scope.get("path"))
+        self.transport.abort()
 
 
 _TOO_MANY_HEADS = Refused(503, "server_busy", "too many heads of requests arrive; try again")
