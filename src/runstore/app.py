@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from runstore.core.errors import ConfigError
 from runstore.database.database import Database
 from runstore.database.exposure import check_files
-from runstore.database.opening import open_database, opened_database, read_from
+from runstore.database.opening import dialect_of, open_database, opened_database, read_from
 from runstore.eventlog.queries import read_last_seqs
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.sql_store import InlineProjection
@@ -165,11 +165,12 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[_Base]:
     local = MemoryFeed()
     shared = _redis_feed(server.redis_url, server.redis_prefix, local) if server.redis_url else None
     feed = shared or local
+    with closing(dialect_of(server.database_url)) as dialect:  # before the file of another user is opened
+        url_files = {name: getattr(server, f"{name}_file") for name in URLS}
+        check_files(dialect, url_files, shared=server.shared_files, runs_code=settings.runs_code)
     database = open_database(server.database_url, read_url=server.database_read_url, statement_timeout=True)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
-        url_files = {name: getattr(server, f"{name}_file") for name in URLS}
-        check_files(database.dialect, url_files, shared=server.shared_files, runs_code=settings.runs_code)
         warn_of_open_secrets(settings)
         stack.enter_context(shared or nullcontext())
         runner = ProjectionRunner(database, projections) if keeps else None

@@ -6,6 +6,7 @@ import pwd
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +20,14 @@ from runstore.cli.secrets import take_secrets
 from runstore.core.errors import ConfigError
 from runstore.database.dialects.files import is_writable_to_others
 from runstore.settings import ServerSettings, load_settings, override
+from runstore.settings.secrets import warn_of_open_secrets
 from tests.kit.command_line import call_command
 from tests.kit.database import make_database
 from tests.kit.polling import DEADLINE_S
 from tests.kit.slow import mostly_slow, slow
 
 URL = "postgresql+psycopg://me:hunter2@there/runs?sslpassword=swordfish"
+NOBODY = 65534
 SHOW = """
 import sys
 from pathlib import Path
@@ -96,6 +99,20 @@ def test_a_url_and_a_file_in_one_configuration_are_refused(tmp_path: Path) -> No
 # Files.
 
 CODE = {"run-code": AgentSpec(code=True)}
+OPEN = "other users of the machine can open or replace it"
+
+
+@pytest.fixture
+def give(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Gives a file to another user. Without the right to, this process takes the name of another user."""
+
+    def give(path: Path) -> None:
+        if os.geteuid() == 0:
+            os.lchown(path, NOBODY, NOBODY)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+
+    return give
 
 
 def modes(folder: Path) -> dict[str, int]:
@@ -157,11 +174,75 @@ async def test_a_folder_where_others_could_replace_the_files_is_refused(
     folder.chmod(mode)
     opening = runstore.open(f"sqlite:///{folder / 'runstore.db'}")
     if refused:
-        with pytest.raises(ConfigError, match=f"chmod go-w {folder}; where modes"):
+        with pytest.raises(ConfigError, match=f"chmod go-w {folder}; run as"):
             await opening.__aenter__()
         opening = runstore.open(f"sqlite:///{folder / 'runstore.db'}", shared_files=True)
     async with opening:
         pass
+
+
+PLACES = ["runstore.db", "runstore.db-wal", "runstore.db.workers", ".", "..", "link.db", "nowhere.db"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_files_and_folders_of_another_user_are_refused(
+    tmp_path: Path, give: Callable[[Path], None], place: str
+) -> None:
+    folder = tmp_path / "above" / "data"
+    folder.mkdir(parents=True)
+    (folder / "link.db").symlink_to(folder / "runstore.db")
+    (folder / "nowhere.db").symlink_to(folder / "none.db")
+    (folder / "runstore.db.workers").mkdir(0o700)
+    for name in ("runstore.db", "runstore.db-wal"):
+        (folder / name).touch(0o600)
+    given = (folder / place).resolve() if place in (".", "..") else folder / place
+    give(given)
+    file = folder / (place if "link" in place or "nowhere" in place else "runstore.db")
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    with pytest.raises(ConfigError, match=f"{OPEN}: .*chown {me} {given}[; ]"):
+        async with runstore.open(f"sqlite:///{file}"):
+            raise AssertionError("it is open")
+    assert (folder / "runstore.db").stat().st_size == 0
+    assert not (folder / "none.db").exists()
+
+
+async def test_a_database_of_another_user_is_opened_if_files_are_shared(
+    tmp_path: Path, give: Callable[[Path], None]
+) -> None:
+    database = make_database(tmp_path / "runstore.db")
+    give(database)
+    with capture_logs() as lines:
+        async with runstore.open(f"sqlite:///{database}", shared_files=True):
+            pass
+    [line] = [line for line in lines if line["event"] == "database_open_to_others"]
+    assert f"chown {pwd.getpwuid(os.geteuid()).pw_name} {database}" in line["remedy"]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+async def test_a_folder_further_up_that_others_can_write_is_refused(tmp_path: Path, linked: bool) -> None:
+    above = tmp_path / "above"
+    (above / "data").mkdir(parents=True)
+    above.chmod(0o777)
+    folder = above / "data"
+    if linked:
+        folder = tmp_path / "link"
+        folder.symlink_to(above / "data")
+    with pytest.raises(ConfigError, match=f"{OPEN}: chmod go-w {above};"):
+        async with runstore.open(f"sqlite:///{folder / 'runstore.db'}"):
+            raise AssertionError("it is open")
+
+
+async def test_a_url_in_a_file_of_another_user_is_refused(
+    tmp_path: Path, give: Callable[[Path], None]
+) -> None:
+    url, config = tmp_path / "url", tmp_path / "runstore.toml"
+    url.write_text("redis://127.0.0.1:1")
+    url.chmod(0o600)
+    config.write_text("[server]\nredis_url_file = 'url'\n")
+    give(url)
+    with pytest.raises(ConfigError, match=f"{url}: {OPEN}: chown "):
+        async with runstore.open(f"sqlite:///{tmp_path / 'runstore.db'}", config=config):
+            raise AssertionError("it is open")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +317,7 @@ def test_a_process_does_not_start_with_a_password_that_others_can_read(
         timeout=DEADLINE_S,
     )
     assert ended.returncode == 2
-    assert f"`{name}`: {tmp_path / name}: other users of the machine can open it: chmod 600" in ended.stderr
+    assert f"`{name}`: {tmp_path / name}: {OPEN}: chmod 600" in ended.stderr
     assert "secret" not in ended.stderr
 
 
@@ -289,6 +370,19 @@ async def test_a_configuration_with_a_secret_that_others_can_open_is_a_warning(
     assert "hunter2" not in str(line)
     subprocess.run(["sh", "-c", line["remedy"]], check=True)
     assert await warnings_at_start(config) == []
+
+
+async def test_a_configuration_of_another_user_with_a_secret_is_a_warning(
+    tmp_path: Path, give: Callable[[Path], None]
+) -> None:
+    config = tmp_path / "runstore.toml"
+    config.write_text(SECRETS[0][1])
+    config.chmod(0o600)
+    give(config)
+    settings = load_settings(config)
+    with capture_logs() as lines:
+        warn_of_open_secrets(settings)
+    assert [line["remedy"] for line in lines] == [f"chown {pwd.getpwuid(os.geteuid()).pw_name} {config}"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Refuses files that other users of the machine can open or replace.
+"""Refuses files that other users of the machine own, or can open or replace.
 
 Files that runstore creates belong to the owner alone.
 """
@@ -9,7 +9,7 @@ import structlog
 
 from runstore.core.errors import ConfigError
 from runstore.database.dialects import Dialect
-from runstore.database.dialects.files import is_open_to_others
+from runstore.database.dialects.files import folder_remedies, remedies
 
 log = structlog.get_logger(__name__)
 
@@ -28,23 +28,23 @@ def check_files(
         ConfigError: others can open a file, or replace it; the message has the remedy.
     """
     opened = [
-        (f"{name}_file", path, f"chmod 600 {path}")
+        (f"{name}_file", path, "; ".join(found))
         for name, path in url_files.items()
-        if path and is_open_to_others(path)
+        if path and (found := [*remedies(path, path, 600), *folder_remedies(path)])
     ]
     if remedy := dialect.exposed():
         if runs_code:
             raise ConfigError(
-                f"database {dialect.location}: submitted code runs as another user, who can open it: "
-                f"{remedy}",
+                f"database {dialect.location}: submitted code runs as another user, who can open or replace "
+                f"it: {remedy}",
                 setting="code",
             )
         opened.append(("database_url", f"database {dialect.location}", remedy))
     for setting, what, remedy in opened:
         if not shared:
             raise ConfigError(
-                f"{what}: other users of the machine can open it: {remedy}; where modes cannot be changed, "
-                "set shared_files = true",
+                f"{what}: other users of the machine can open or replace it: {remedy}; run as its owner or, "
+                "where owners and modes cannot be changed, set shared_files = true",
                 setting=setting,
             )
         log.warning("database_open_to_others", remedy=remedy)

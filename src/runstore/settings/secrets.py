@@ -11,7 +11,7 @@ import structlog
 
 from runstore.core.definitions import HARMLESS
 from runstore.core.masking import without_keys
-from runstore.database.dialects.files import is_open_beyond_group
+from runstore.database.dialects.files import configuration_remedies
 from runstore.settings.server import URLS
 from runstore.settings.settings import Settings
 
@@ -19,13 +19,15 @@ log = structlog.get_logger(__name__)
 
 
 def warn_of_open_secrets(settings: Settings) -> None:
-    """Log a warning if other users can open the configuration file, and it holds a password or a key."""
-    if settings.secrets and settings.file is not None and is_open_beyond_group(settings.file):
+    """Log a warning if other users can open or own a configuration file that holds a password or a key."""
+    if not settings.secrets or settings.file is None:
+        return
+    if remedy := "; ".join(configuration_remedies(settings.file)):
         log.warning(
             "configuration_open_to_others",
             file=str(settings.file),
             settings=", ".join(settings.secrets),
-            remedy=f"chmod g-w,o= {settings.file}",
+            remedy=remedy,
         )
 
 

@@ -1,26 +1,72 @@
-"""Access to a file and its folder, by their modes."""
+"""Access to a file and its folders, by their owners and modes."""
 
 import grp
+import os
 import pwd
 import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+
+def remedies(path: Path | str, shown: str, mode: int) -> Iterator[str]:
+    """The commands that close a file to other users, its owner among them.
+
+    Args:
+        shown: the file's name in the commands.
+        mode: the file's mode in octal digits, for example 600.
+    """
+    yield from _owner_remedies(path, shown)
+    if is_open_to_others(path):
+        yield f"chmod {mode} {shown}"
+
+
+def configuration_remedies(path: Path) -> Iterator[str]:
+    """The commands that keep others than the owner and a reading group from a configuration.
+
+    Many services read a configuration of root's through their group, with mode 0640.
+    """
+    yield from _owner_remedies(path, str(path))
+    with suppress(OSError):
+        if path.stat().st_mode & 0o027:
+            yield f"chmod g-w,o= {path}"
+
+
+def folder_remedies(path: Path | str) -> Iterator[str]:
+    """The commands that keep other users from replacing a file through the folders above it.
+
+    The owner of a folder can replace what it holds, and so can all who may write there. The folders are those
+    of the file's name and, if a part of the name is a link, those that it leads to.
+    """
+    real = Path(os.path.realpath(path))
+    for folder in dict.fromkeys((*Path(path).absolute().parents, *real.parents)):
+        yield from _owner_remedies(folder, str(folder))
+        with suppress(OSError):
+            if is_writable_to_others(folder):
+                yield f"chmod go-w {folder}"
+
+
+def _owner_remedies(path: Path | str, shown: str) -> Iterator[str]:
+    """How to take a file, or a link to it, from its owner: another user than this process's and root."""
+    owners = set()
+    for look in (os.lstat, os.stat):
+        with suppress(OSError):
+            owners.add(look(path).st_uid)
+    if not owners <= {0, os.geteuid()}:
+        yield f"chown {_name(os.geteuid())} {shown}"
+
+
+def _name(user_id: int) -> str:
+    try:
+        return pwd.getpwuid(user_id).pw_name
+    except KeyError:
+        return str(user_id)
 
 
 def is_open_to_others(path: Path | str) -> bool:
     """Whether the mode gives others than the owner any right; False if it cannot be found."""
     try:
         return bool(Path(path).stat().st_mode & 0o077)
-    except OSError:
-        return False
-
-
-def is_open_beyond_group(path: Path | str) -> bool:
-    """Whether others than the owner and a reading group have any right; False if it cannot be found.
-
-    Many services read a configuration of root's through their group, with mode 0640.
-    """
-    try:
-        return bool(Path(path).stat().st_mode & 0o027)
     except OSError:
         return False
 

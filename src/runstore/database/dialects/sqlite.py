@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 
 from runstore.core.errors import LogUnavailable
 from runstore.database.dialects.base import ANSWER_S, CONNECTIONS, Row, is_of_machine, wrong_url
-from runstore.database.dialects.files import is_open_to_others, is_writable_to_others
+from runstore.database.dialects.files import folder_remedies, remedies
 from runstore.database.dialects.sqlite_inserts import insert
 
 BUSY_TIMEOUT_S = 2.0  # seconds that a write waits for another process's write
@@ -90,13 +90,11 @@ class SqliteDialect:
 
     def exposed(self) -> str | None:
         """See `Dialect.exposed`."""
-        remedies = []
+        found: list[str] = []
         for suffix, mode in (("", 600), ("-wal", 600), ("-shm", 600), (".workers", 700)):
-            if is_open_to_others(f"{self.path}{suffix}"):
-                remedies.append(f"chmod {mode} {self.location}{suffix}")
-        if is_writable_to_others(self.path.parent):
-            remedies.append(f"chmod go-w {self._given.parent}")
-        return "; ".join(remedies) or None
+            found += remedies(f"{self.path}{suffix}", f"{self.location}{suffix}", mode)
+        found += folder_remedies(self.path)
+        return "; ".join(found) or None
 
     def begin_write(self, connection: Connection, *, exclusive: bool = False) -> int:
         """See `Dialect.begin_write`. It always excludes all other writers.
