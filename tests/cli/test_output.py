@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from runstore.cli.audit import RUN_FIELDS, USAGE_FIELDS
-from runstore.cli.exports import Form
 from runstore.cli.output import RULE, TextPrinter, duration, print_table
+from runstore.cli.tables import Form
 from runstore.core.records import EventRecord
 
 RUN_ID = "01890a5d-ac96-774b-bcce-b302099a8057"

@@ -78,7 +78,7 @@ async def test_changes_of_one_user_that_wait_for_other_writers_delay_no_other_us
 async def test_a_list_that_waits_too_long_for_its_turn_is_refused(
     open_log: Callable[..., SqlEventLog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "LIST_WAIT_S", 0.01)
+    monkeypatch.setattr(database, "WAIT_S", 0.01)
     log = open_log()
     end, stuck = await stall(log, log.database.query_list, "ann", LISTERS - 1)
     with pytest.raises(Busy):

@@ -19,7 +19,7 @@ from runstore.maintenance.projections import Projections
 from runstore.maintenance.rebuild import rebuild, verify
 from runstore.projections import advance
 from runstore.projections import runner as runners
-from runstore.projections.advance import Advance, Step
+from runstore.projections.advance import Advance, StepResult
 from runstore.projections.builds import release
 from runstore.projections.projection import Projection
 from runstore.projections.runner import ProjectionRunner
@@ -212,12 +212,12 @@ async def test_a_batch_that_another_process_has_applied_is_not_applied_again(
     build = live(opened, "totals")
     last = (await log.read_all())[-1].position
     first, second = (Advance(opened, Totals(), build, owner) for owner in ("first", "second"))
-    assert first.step(last) is Step.MOVED
+    assert first.step(last) is StepResult.MOVED
     if left:
         with opened.changing() as connection:
             release(connection, "first")
     assert not Advance.step_together([second], last)
-    assert second.step(last) is Step.CHANGED
+    assert second.step(last) is StepResult.CHANGED
     run_once(opened, Totals())
     assert found(opened, Totals()) == await counted(log)
 
@@ -228,7 +228,7 @@ async def test_a_projection_of_another_process_is_left_to_it_while_its_lease_las
     run_once(opened, Totals())
     await write(log)
     last = (await log.read_all())[-1].position
-    assert Advance(opened, Totals(), live(opened, "totals"), "other").step(last) is Step.MOVED
+    assert Advance(opened, Totals(), live(opened, "totals"), "other").step(last) is StepResult.MOVED
     before = found(opened, Totals())
     await write(log)
     run_once(opened, Totals())

@@ -25,7 +25,7 @@ from tests.kit.polling import DEADLINE_S, until
 async def test_large_answers_leave_the_loop_free_and_have_a_place_for_each_user(
     open_shared: Callable[..., SqlEventLog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large_reads, "READ_WAIT_S", 0.1)
+    monkeypatch.setattr(large_reads, "WAIT_S", 0.1)
     log = open_shared()
     store = RunStore(log.database, log, MemoryFeed(), AgentCatalog({}))
     run_id = await start_run(log)

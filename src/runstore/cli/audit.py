@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from runstore.cli.exports import Field, Form
 from runstore.cli.grouped import grouped
 from runstore.cli.options import EXIT_INTERRUPTED
 from runstore.cli.runs import ApiKey, RunId, Url, connected
+from runstore.cli.tables import Field, Form
 from runstore.core.run import Status
 
 if TYPE_CHECKING:

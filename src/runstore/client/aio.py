@@ -57,11 +57,10 @@ class AsyncClient:
         idempotency_key: str | None = None,
     ) -> RunRecord:
         """See `Client.start`."""
-        body = {
-            "session_id": session_id, "workspace_id": workspace_id, "metadata": metadata,
-            "multitask_strategy": multitask_strategy,
-        }  # fmt: skip
-        return await self._do(calls.start(agent, idempotency_key, input=input, **body))
+        return await self._do(calls.start(
+            agent, idempotency_key, input=input, session_id=session_id, workspace_id=workspace_id,
+            metadata=metadata, multitask_strategy=multitask_strategy,
+        ))  # fmt: skip
 
     def stream(
         self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None

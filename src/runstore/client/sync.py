@@ -73,11 +73,10 @@ class Client:
             multitask_strategy: how to handle active runs of the same session: `interrupt`, `enqueue` (the
                 default), `reject` or `parallel`.
         """
-        body = {
-            "session_id": session_id, "workspace_id": workspace_id, "metadata": metadata,
-            "multitask_strategy": multitask_strategy,
-        }  # fmt: skip
-        return self._do(calls.start(agent, idempotency_key, input=input, **body))
+        return self._do(calls.start(
+            agent, idempotency_key, input=input, session_id=session_id, workspace_id=workspace_id,
+            metadata=metadata, multitask_strategy=multitask_strategy,
+        ))  # fmt: skip
 
     def stream(
         self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None

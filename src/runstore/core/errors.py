@@ -35,6 +35,8 @@ RunstoreError
 └── ConfigError             the configuration is wrong: the fault, its place, the valid values
 """
 
+UNAVAILABLE_RETRY_S = 1.0  # seconds between two tries while the log cannot be read or written
+
 
 class RunstoreError(Exception):
     """runstore cannot fulfil the request."""

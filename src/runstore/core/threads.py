@@ -59,6 +59,9 @@ class _Call:
             self.future.set_exception(error)
 
 
+WAIT_S = 5.0  # seconds that a call of a request may wait for a thread before the request is refused
+
+
 class Threads:
     """A number of threads whose callers take turns, each with its calls in order. Safe from any thread.
 

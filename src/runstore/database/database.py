@@ -11,13 +11,12 @@ import structlog
 from sqlalchemy import Connection, exc
 
 from runstore.core.errors import Busy, InvalidName, LogUnavailable
-from runstore.core.threads import Threads, in_own_thread
+from runstore.core.threads import WAIT_S, Threads, in_own_thread
 from runstore.database.columns import UnstorableText
 from runstore.database.dialects import CHANGERS, LISTERS, PAGERS, READERS, Dialect
 from runstore.database.replica import Replica, Unanswered
 
 CLOSED = "the log is closed"
-LIST_WAIT_S = 5.0  # seconds that a list may wait for a thread
 READ_TRIES = 5  # tries of a read whose tables are replaced while it reads
 CHANGE_TRIES = 3  # tries of a change whose session the server ends
 CLOSE_TIMEOUT_S = 1.0  # seconds for the database to end idle connections
@@ -49,7 +48,7 @@ class Database:
         self._readable = True
         self._readers = Threads("runstore-reader", READERS)
         self._pagers = Threads("runstore-pager", PAGERS, share=PAGERS - 1)
-        self._listers = Threads("runstore-lister", LISTERS, share=LISTERS - 1, wait_s=LIST_WAIT_S)
+        self._listers = Threads("runstore-lister", LISTERS, share=LISTERS - 1, wait_s=WAIT_S)
         self._changers = Threads("runstore-changer", CHANGERS, share=CHANGERS - 1)
 
     @property
@@ -83,7 +82,7 @@ class Database:
         """Search many runs, on the replica if there is one.
 
         Raises:
-            Busy: it has waited for a thread for LIST_WAIT_S.
+            Busy: it has waited for a thread for WAIT_S.
         """
         return await self._read_replica(
             self._listers, lambda connection: function(connection, *args, **kwargs)

@@ -13,11 +13,18 @@ from contextlib import ExitStack, suppress
 from msgspec import Struct
 
 from runstore.core.codec import TailEvent, to_json
-from runstore.core.errors import Busy, InvalidCursor, LogUnavailable, RunPurged, RunstoreError
+from runstore.core.errors import (
+    UNAVAILABLE_RETRY_S,
+    Busy,
+    InvalidCursor,
+    LogUnavailable,
+    RunPurged,
+    RunstoreError,
+)
 from runstore.core.ports import LiveFeed, Subscription
 from runstore.core.stream_cursors import StreamCursors
 from runstore.core.times import now_ms
-from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
+from runstore.feed.tail import Tail
 
 FIND_STARTS_S = 2.0  # seconds between two searches for new runs, as other processes start some without notice
 

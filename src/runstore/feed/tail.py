@@ -10,11 +10,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Self
 
 from runstore.core.codec import TailEvent
-from runstore.core.errors import LogUnavailable, RunPurged
+from runstore.core.errors import UNAVAILABLE_RETRY_S, LogUnavailable, RunPurged
 from runstore.core.ports import EventFilter, LiveFeed, LogReader, Subscription
 from runstore.feed.shared_reads import Page, SharedReads
 
-UNAVAILABLE_RETRY_S = 1.0  # seconds between two reads while the log cannot be read
 HEARTBEAT_S = 15.0  # seconds without an event until a heartbeat; many proxies cut a stream after 60 s
 
 

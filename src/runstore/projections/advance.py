@@ -31,7 +31,7 @@ Kind = tuple[str, bool]  # of an event: its type, and whether it ends the run
 log = structlog.get_logger(__name__)
 
 
-class Step(Enum):
+class StepResult(Enum):
     """The outcome of a step."""
 
     MOVED = "moved"
@@ -84,17 +84,17 @@ class Advance:
         self._events = FIRST_EVENTS
         self.batch_s = BATCH_S
 
-    def step(self, upto: int) -> Step:
+    def step(self, upto: int) -> StepResult:
         """Apply the next batch of events up to a position that is final."""
         if self.position >= upto:
-            return Step.AT_END
+            return StepResult.AT_END
         window = min(upto, self.position + WINDOW)
         with self._database.connect() as connection:
             batch = _read(connection, self.position, window, self._events, self._projection.reads)
         if batch.events:
             return self._apply(batch)
         self.position = batch.reached
-        return self.store() if self._is_unstored(batch.reached) else Step.MOVED
+        return self.store() if self._is_unstored(batch.reached) else StepResult.MOVED
 
     @staticmethod
     def step_together(advances: Sequence["Advance"], upto: int) -> bool:
@@ -126,9 +126,13 @@ class Advance:
             each.position = batch.reached
         return True
 
-    def store(self) -> Step:
+    def store(self) -> StepResult:
         """Store the position, if events that are not for this projection have moved it."""
-        return self._apply(_Batch([], self.position)) if self.position > self.build.position else Step.AT_END
+        return (
+            self._apply(_Batch([], self.position))
+            if self.position > self.build.position
+            else StepResult.AT_END
+        )
 
     def catch_up(self, connection: Connection, upto: int | None) -> "CaughtUp":
         """Apply the last events, LAST_EVENTS at most, within a transaction.
@@ -172,18 +176,18 @@ class Advance:
         """Whether it is so far beyond the stored position that it should be stored, too."""
         return position - self.build.position >= UNSTORED
 
-    def _apply(self, batch: _Batch) -> Step:
+    def _apply(self, batch: _Batch) -> StepResult:
         try:
             took_s = Advance._write(self._database, [(self, batch.events)], batch.reached)
         except _Changed:
-            return Step.CHANGED
+            return StepResult.CHANGED
         except Poison as poison:
             return self._isolate(poison, len(batch.events))
         except Exception:
             self._events = max(self._events // 2, 1)  # a smaller batch needs less of everything
             raise
         self._moved_by(batch, took_s)
-        return Step.MOVED
+        return StepResult.MOVED
 
     @staticmethod
     def _write(
@@ -218,21 +222,21 @@ class Advance:
                 raise
             raise Poison(events[0]) from error
 
-    def _isolate(self, poison: Poison, events: int) -> Step:
+    def _isolate(self, poison: Poison, events: int) -> StepResult:
         """Halve the batch until the event is alone, so that those before it are applied."""
         if events > 1:
             self._events = events // 2
-            return Step.MOVED
+            return StepResult.MOVED
         cause, event = poison.__cause__, poison.event
         failure = fault_of(cause if isinstance(cause, Exception) else poison, self.build.name, event)
         with self._database.changing() as connection:
             if not fail(connection, self.build, failure):
-                return Step.CHANGED
+                return StepResult.CHANGED
         log.error(
             "projection_failed", projection=self.build.name, run_id=event.run_id, seq=event.seq,
             type=event.type, error=failure.error, remedy=failure.remedy,
         )  # fmt: skip
-        return Step.FAILED
+        return StepResult.FAILED
 
     def _moved_by(self, batch: _Batch, took_s: float) -> None:
         self._moved_to(batch.reached)

@@ -15,7 +15,7 @@ from runstore.projections.advance import (
     LONG_BATCH_S,
     Advance,
     Poison,
-    Step,
+    StepResult,
 )
 from runstore.projections.builds import (
     Build,
@@ -110,11 +110,11 @@ class Filling:
         if not self.is_far and not self._refused:
             return self._finish()
         step = self._advance.step(self.goal if upto is None else min(upto, self.goal))
-        if step is Step.AT_END:
+        if step is StepResult.AT_END:
             return self._finish()
-        if step is Step.MOVED:
+        if step is StepResult.MOVED:
             return Filled.GOING_ON
-        return Filled.FAILED if step is Step.FAILED else Filled.CHANGED
+        return Filled.FAILED if step is StepResult.FAILED else Filled.CHANGED
 
     @staticmethod
     def step_together(fillings: Sequence["Filling"], upto: int) -> bool:

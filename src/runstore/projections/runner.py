@@ -20,7 +20,7 @@ from runstore.core.threads import in_own_thread
 from runstore.core.times import now_ms
 from runstore.database.database import Database
 from runstore.eventlog.queries import last_position, read_first_at
-from runstore.projections.advance import Advance, Step
+from runstore.projections.advance import Advance, StepResult
 from runstore.projections.builds import (
     UNPREPARED,
     Build,
@@ -338,14 +338,14 @@ class _Kept:
         if self._advance is None or not (stepped or self._advance.is_ours(build)):
             self._advance = Advance(self._database, self._projection, build, self.owner)
         advance = self._advance
-        step = Step.MOVED if stepped else advance.step(mark)
-        at_mark = step in (Step.MOVED, Step.AT_END) and advance.position >= mark
+        step = StepResult.MOVED if stepped else advance.step(mark)
+        at_mark = step in (StepResult.MOVED, StepResult.AT_END) and advance.position >= mark
         if at_mark and time.monotonic() - self._stored_at > STORE_S:
             self._stored_at = time.monotonic()
             step = advance.store()
-        if step in (Step.FAILED, Step.CHANGED):
+        if step in (StepResult.FAILED, StepResult.CHANGED):
             self._advance = None
-        return step is Step.CHANGED or (step is Step.MOVED and not at_mark)
+        return step is StepResult.CHANGED or (step is StepResult.MOVED and not at_mark)
 
     def _fill(self, build: Build) -> bool:
         if self._filling is None or not self._filling.is_ours(build):

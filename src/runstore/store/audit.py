@@ -12,14 +12,14 @@ from sqlalchemy import Connection, select
 from runstore.core.audit import AuditItem, AuditQuery
 from runstore.core.codec import RecordedEvent
 from runstore.core.depth import decoded
-from runstore.core.errors import Busy, InvalidCursor, LogUnavailable
+from runstore.core.errors import UNAVAILABLE_RETRY_S, Busy, InvalidCursor, LogUnavailable
 from runstore.core.ids import READS_OF_ALL, read_run_id
 from runstore.core.ports import EventLog, LiveFeed
 from runstore.database.database import Database
 from runstore.database.keys import rows_with
 from runstore.database.tables import runs
 from runstore.eventlog.queries import last_position, read_first
-from runstore.feed.tail import HEARTBEAT_S, UNAVAILABLE_RETRY_S
+from runstore.feed.tail import HEARTBEAT_S
 from runstore.store.audit_reads import AuditReads
 from runstore.store.known_runs import KnownRuns
 from runstore.store.whole_log import read_matching

@@ -22,7 +22,7 @@ from runstore.core.inputs import NULL, Input, answered, fold_inputs
 from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, Head, LogReader, LogWriter
 from runstore.core.run import Actor
-from runstore.core.threads import Threads
+from runstore.core.threads import WAIT_S, Threads
 from runstore.core.times import now_ms
 from runstore.runtime.attempts.open_inputs import LastInputs
 from runstore.runtime.catalog.output_schema import schema_warnings
@@ -32,7 +32,6 @@ MAX_ADDED_BYTES = 512 << 10  # bytes of an added message as JSON: half of an eve
 ANSWER_TRIES = 20  # tries per answer while others append to the run
 MAX_PAGE_BYTES = 256 << 10  # bytes as JSON of the requests and answers of a page, except of its first
 CHECKS = 2  # answers checked against their schemas at once: a check takes a whole core
-CHECK_WAIT_S = 5.0  # seconds that a check waits for its turn before the request is refused
 
 _REQUESTED = EventFilter(types=frozenset({InputRequested.type}))
 _GIVEN = EventFilter(types=frozenset({InputGiven.type}))
@@ -54,7 +53,7 @@ class InputStore:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._threads = Threads("runstore-answer", CHECKS, share=CHECKS - 1, wait_s=CHECK_WAIT_S)
+        self._threads = Threads("runstore-answer", CHECKS, share=CHECKS - 1, wait_s=WAIT_S)
 
     async def page(self, run_id: str, *, after: int, limit: int) -> InputPage:
         """The requests with a greater seq than `after`, open and answered ones; also bounded in bytes.

@@ -9,11 +9,10 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.errors import TooLarge
 from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, LogReader
-from runstore.core.threads import Threads
+from runstore.core.threads import WAIT_S, Threads
 
 ROW_BYTES = 256  # bytes that a read event takes besides its data
 READS = 2  # concurrent reads of all users: each takes a core for seconds, and several times its events' bytes
-READ_WAIT_S = 5.0  # seconds that one waits for its turn before the request is refused
 
 T = TypeVar("T")
 
@@ -54,7 +53,7 @@ class LargeReads:
     """Makes answers from many events, each on an event loop of its own thread: other requests go on."""
 
     def __init__(self) -> None:
-        self._threads = Threads("runstore-reads", READS, share=READS - 1, wait_s=READ_WAIT_S)
+        self._threads = Threads("runstore-reads", READS, share=READS - 1, wait_s=WAIT_S)
 
     async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of `read`, as soon as a thread is free.

@@ -35,7 +35,7 @@ from runstore.eventlog.queries import read_ends, read_evolving, read_first, read
 from runstore.feed.shared_reads import SharedReads
 from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs, is_outdated
-from runstore.runtime.attempts.history import read_queued
+from runstore.runtime.attempts.history import read_start
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.store.forks import ForkOptions, forked
 from runstore.store.inputs import InputStore
@@ -178,7 +178,7 @@ class RunStore:
             forked, self._log, self.catalog, run_id, head, options, new, reads_session=reads_session
         )
         started = await self.start(await self._large_reads.call(read))
-        queued = await read_queued(self._log, started.run.run_id)  # of a repeated request, the first one's
+        queued = await read_start(self._log, started.run.run_id)  # of a repeated request, the first one's
         return Forked(started, queued.forked_at_seq or 0)
 
     async def head(self, run_id: str, *, deleted: bool = False, purged: bool = False) -> Head:

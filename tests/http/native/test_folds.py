@@ -17,7 +17,7 @@ from runstore.settings import ServerSettings, Settings
 from tests.http.streaming.test_stuck_client import EVENTS, closed_run, running
 from tests.kit.polling import DEADLINE_S
 
-WAIT_S = 0.2  # for a turn, in place of FOLD_WAIT_S
+WAIT_S = 0.2  # for a turn, in place of `steps.WAIT_S`
 
 
 @contextmanager
@@ -43,7 +43,7 @@ async def served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[httpx.AsyncClient, str, Threads]]:
     """A client of a server with a run, and the server's threads."""
-    monkeypatch.setattr(steps, "FOLD_WAIT_S", WAIT_S)
+    monkeypatch.setattr(steps, "WAIT_S", WAIT_S)
     threads = steps.fold_threads()
     monkeypatch.setattr(app, "fold_threads", lambda: threads)
     settings = Settings(ServerSettings(database_url=f"sqlite:///{tmp_path / 'runstore.db'}"))

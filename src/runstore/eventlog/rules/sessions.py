@@ -129,7 +129,9 @@ class Sessions:
 
 _open = open_runs.c
 _position = first_position(_open.run_id)
-_TURN = select(_open.user_id, _open.session_id, _position).where(_open.run_id == bindparam("run"))
+_TURN = select(_open.user_id, _open.session_id, _position.label("position")).where(
+    _open.run_id == bindparam("run")
+)
 _ACTIVE = (
     select(sessions.c.run_id)
     .join(open_runs, _open.run_id == sessions.c.run_id)
@@ -169,7 +171,9 @@ def write_started(connection: Connection, started: Mapping[Session, str]) -> Non
 
 def _find_turn(connection: Connection, run_id: str) -> Turn | None:
     row = connection.execute(_TURN, {"run": run_id}).first()
-    return None if row is None or row[1] is None else Turn((row[0], row[1]), run_id, row[2])
+    if row is None or row.session_id is None:
+        return None
+    return Turn((row.user_id, row.session_id), run_id, row.position)
 
 
 def _find_active(connection: Connection, session: Session) -> str | None:

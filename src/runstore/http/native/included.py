@@ -9,7 +9,7 @@ from runstore.core.codec import RecordedEvent, decode
 from runstore.core.events import EVENT_CLASSES, STREAMED_TYPES, Queued
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord, raw_record_of
-from runstore.core.threads import Threads
+from runstore.core.threads import WAIT_S, Threads
 from runstore.http.errors import BadRequest
 from runstore.http.json import Seq
 from runstore.http.native.event_types import FAMILIES
@@ -19,7 +19,6 @@ from runstore.store.runs import RunAt, RunStore
 INCLUDES = ("trace", "ops_log", "schema_warnings")
 MAX_INCLUDED = 1_000  # events of a trace or an operations log
 CHECKS = 2  # results checked against their schemas at once: a check takes a whole core
-CHECK_WAIT_S = 5.0  # seconds that a check waits for its turn before the request is refused
 
 _STREAMING = frozenset(name.partition(".")[0] + "." for name in STREAMED_TYPES)
 TRACE = EventFilter(frozenset(EVENT_CLASSES) - STREAMED_TYPES, tuple(sorted(FAMILIES - _STREAMING)))
@@ -56,7 +55,7 @@ class Includes:
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
-        self._threads = Threads("runstore-schema", CHECKS, share=CHECKS - 1, wait_s=CHECK_WAIT_S)
+        self._threads = Threads("runstore-schema", CHECKS, share=CHECKS - 1, wait_s=WAIT_S)
 
     async def read(self, found: RunAt, names: Sequence[str]) -> Included:
         return Included(

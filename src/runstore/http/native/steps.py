@@ -14,7 +14,7 @@ from runstore.core.folds.comparison import Pair, RunComparison
 from runstore.core.folds.step import Step
 from runstore.core.folds.transcript import result_text
 from runstore.core.run import Run
-from runstore.core.threads import Threads
+from runstore.core.threads import WAIT_S, Threads
 from runstore.core.times import timestamp
 from runstore.http.json import Count, Time, json_response
 from runstore.http.native.records import RunRecord, record
@@ -33,7 +33,6 @@ LATEST = 3_000  # the steps of a longer run begin so many events before the last
 
 MAX_COMPARED_EVENTS = 5_000  # events of each of two runs that are compared, without streamed text
 FOLDS = 2  # concurrent folds of all users: each takes a core for up to a second, and some 100 MB
-FOLD_WAIT_S = 5.0  # seconds that a fold waits for its turn before the request is refused
 
 OTHER_ID = Parameter("other_id", UUID, "the run to compare it with", "path")
 
@@ -103,7 +102,7 @@ class ComparisonPage(Struct, frozen=True):
 
 def fold_threads() -> Threads:
     """Threads that fold runs for people: into steps, comparisons and transcripts."""
-    return Threads("runstore-steps", FOLDS, share=FOLDS - 1, wait_s=FOLD_WAIT_S)
+    return Threads("runstore-steps", FOLDS, share=FOLDS - 1, wait_s=WAIT_S)
 
 
 class StepRoutes:

@@ -7,7 +7,7 @@ import msgspec
 import structlog
 from msgspec import UNSET
 
-from runstore.core.errors import LogUnavailable, RunPurged, RunstoreError
+from runstore.core.errors import UNAVAILABLE_RETRY_S, LogUnavailable, RunPurged, RunstoreError
 from runstore.core.events import (
     SUPERSEDED,
     Cancelled,
@@ -25,7 +25,7 @@ from runstore.core.folds.transcript import RESULT, SEPARATOR, speaker_of
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord, record_of
 from runstore.core.run import Run, add_usage
-from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
+from runstore.feed.tail import Tail
 from runstore.http.openai.answer import ANSWER_EVENTS, ANSWER_TYPES, MESSAGE_ENDS, ChatAnswer, is_own
 from runstore.http.openai.objects import (
     Chunk,

@@ -9,13 +9,11 @@ from typing import Literal
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from runstore.core.errors import LogUnavailable, RunDeleted, RunNotFound, RunPurged
+from runstore.core.errors import UNAVAILABLE_RETRY_S, LogUnavailable, RunDeleted, RunNotFound, RunPurged
 from runstore.core.run import Actor
 from runstore.http.security.users import Login
 from runstore.http.streaming.watched import WatchedAnswer, end
 from runstore.store.runs import RunStore
-
-RETRY_S = 1.0  # seconds between two tries while the log accepts no writes
 
 OnDisconnect = Literal["continue", "cancel"]
 CLIENT_DISCONNECT = "client_disconnect"  # the reason of a stop request for a lost client
@@ -72,7 +70,7 @@ async def cancel_run(store: RunStore, run_id: str, by: Actor) -> None:
         except (RunNotFound, RunDeleted, RunPurged):
             return
         except LogUnavailable:
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(UNAVAILABLE_RETRY_S)
         else:
             return
 

@@ -13,7 +13,7 @@ _REMEMBERED = EventFilter(types=frozenset(EVENT_CLASSES) - STREAMED_TYPES)
 E = TypeVar("E", bound=Event)
 
 
-async def read_queued(log: LogReader, run_id: str) -> Queued:
+async def read_start(log: LogReader, run_id: str) -> Queued:
     """How the run was started."""
     return await _first(log, run_id, Queued)
 

@@ -17,7 +17,7 @@ from runstore.core.errors import WrongExpectedSeq
 from runstore.core.events import Failed, Queued, Started, StartReason
 from runstore.core.inputs import INPUTS
 from runstore.core.ports import EventLog, Head, OpenRun
-from runstore.runtime.attempts.history import read_history, read_queued
+from runstore.runtime.attempts.history import read_history, read_start
 from runstore.runtime.memory.at_most_once import obstacle
 from runstore.runtime.memory.resume import discard_after, may_redact
 
@@ -114,7 +114,7 @@ class Attempts:
             raise ToStop
         if head.attempt:  # it waited for answers, and has them
             return await self._go_on(run_id, head.attempt, None, "input")
-        attempt = Attempt(run_id, 1, await read_queued(self._log, run_id))
+        attempt = Attempt(run_id, 1, await read_start(self._log, run_id))
         return await self._begin(attempt, head.seq, "claimed", None)
 
     async def _go_on(
@@ -126,7 +126,7 @@ class Attempts:
             return None
         if head.status != ("queued" if reason == "input" else "running"):
             return None
-        queued = await read_queued(self._log, run_id)
+        queued = await read_start(self._log, run_id)
         policy = queued.definition.get("on_worker_lost", "resume")
         given_up = adoptions is not None and (policy == "fail" or adoptions >= MAX_ADOPTIONS)
         if given_up or "recorded" in queued.definition:  # a program's own run has no agent to resume

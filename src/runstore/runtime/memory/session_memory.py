@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from runstore.core.codec import RecordedEvent, decode, json_size
 from runstore.core.content import MEDIA, asked_messages, joined, message_with_bytes, without_empty
-from runstore.core.errors import AgentError, LogUnavailable, RunPurged
+from runstore.core.errors import UNAVAILABLE_RETRY_S, AgentError, LogUnavailable, RunPurged
 from runstore.core.events import (
     AgentEvent,
     Completed,
@@ -32,7 +32,6 @@ MAX_RUNS = 200  # newest runs of a session to examine, including failed ones
 # Bytes of their messages as JSON; the agent's conversation manager limits them further.
 MAX_MEMORY_BYTES = 1 << 20
 MAX_TURN_BYTES = 16 << 20  # bytes of a run's messages to read; for a larger run, without tools' results
-UNAVAILABLE_RETRY_S = 1.0  # seconds between two reads while the log cannot be read
 
 CUT_OFF = "max_tokens"  # the code of a failed run whose last message still is an answer
 
@@ -41,10 +40,10 @@ _CONVERSATION = EventFilter(
 )
 
 Messages = list[dict[str, Any]]
-Places = dict[bytes, tuple[str, int, int]]  # digest of a message → run, seq, number in the event
+MessagePlaces = dict[bytes, tuple[str, int, int]]  # digest of a message → run, seq, number in the event
 
 
-class Turn(Struct):
+class Exchange(Struct):
     """A run's effect on the conversation before it: the part that is kept, and the `messages` it adds.
 
     `before`: how many of the last messages before the run are kept; None: all.
@@ -99,7 +98,7 @@ async def read_memory(log: Conversations, run_id: str, queued: Queued) -> Messag
     return (await _read_patiently(log, run_id, queued))[0]
 
 
-async def _read_patiently(log: Conversations, run_id: str, queued: Queued) -> tuple[Messages, Places]:
+async def _read_patiently(log: Conversations, run_id: str, queued: Queued) -> tuple[Messages, MessagePlaces]:
     while True:
         try:
             return await _read(log, run_id, queued)
@@ -107,31 +106,31 @@ async def _read_patiently(log: Conversations, run_id: str, queued: Queued) -> tu
             await asyncio.sleep(UNAVAILABLE_RETRY_S)
 
 
-async def _read(log: Conversations, run_id: str, queued: Queued) -> tuple[Messages, Places]:
+async def _read(log: Conversations, run_id: str, queued: Queued) -> tuple[Messages, MessagePlaces]:
     """The memory, and the events that hold the messages of its runs."""
-    held: Places = {}
-    turns: list[Turn] = []
+    held: MessagePlaces = {}
+    exchanges: list[Exchange] = []
     room = MAX_MEMORY_BYTES
     wanted: int | None = None  # how many more messages the agent's conversation manager has kept; None: all
     earlier = await log.session_runs(queued.user_id, queued.session_id or "", before=run_id, limit=MAX_RUNS)
     for earlier_id in earlier:
-        if (turn := await _read_turn(log, earlier_id, queued.agent, held)) is None:
+        if (exchange := await _read_exchange(log, earlier_id, queued.agent, held)) is None:
             continue
-        turns.append(turn)
-        room -= json_size([turn.begins_with, turn.messages])
-        of_it = [] if wanted is None else [wanted - len(turn.messages)]
-        wanted = min((*of_it, *([] if turn.before is None else [turn.before])), default=None)
+        exchanges.append(exchange)
+        room -= json_size([exchange.begins_with, exchange.messages])
+        of_it = [] if wanted is None else [wanted - len(exchange.messages)]
+        wanted = min((*of_it, *([] if exchange.before is None else [exchange.before])), default=None)
         if room < 0 or (wanted is not None and wanted <= 0):
             break
     conversation: Messages = []
-    for turn in reversed(turns):
-        conversation = turn.after(conversation)
+    for exchange in reversed(exchanges):
+        conversation = exchange.after(conversation)
     conversation = without_empty(conversation)
     fits = json_size(conversation) <= MAX_MEMORY_BYTES
     return conversation if fits else _cut(conversation), held
 
 
-async def _read_turn(log: Conversations, run_id: str, agent: str, held: Places) -> Turn | None:
+async def _read_exchange(log: Conversations, run_id: str, agent: str, held: MessagePlaces) -> Exchange | None:
     """A run's addition to the memory of an agent; None for no addition.
 
     Args:
@@ -158,33 +157,35 @@ async def _read_turn(log: Conversations, run_id: str, agent: str, held: Places) 
     try:
         root_events = [event for _, event in said_by_root(events)]
         if queued.agent == agent:
-            return _own_turn(queued, root_events, ending, whole=size <= MAX_TURN_BYTES)
+            return _own_exchange(queued, root_events, ending, whole=size <= MAX_TURN_BYTES)
         words = _words(_spoken(queued, root_events), ending)
     except AgentError:
         return None  # an input that only a function can make something of
-    return Turn(words, before=_before(queued)) if words else None
+    return Exchange(words, before=_before(queued)) if words else None
 
 
-def _own_turn(queued: Queued, root_events: Sequence[AgentEvent], ending: Any, *, whole: bool) -> Turn | None:
+def _own_exchange(
+    queued: Queued, root_events: Sequence[AgentEvent], ending: Any, *, whole: bool
+) -> Exchange | None:
     """A run as its own agent remembers it; None when it was not answered. `whole`: all of it was read."""
     asked, before = asked_messages(queued.input), _before(queued)
     answers = without_empty(event.message for event in root_events if isinstance(event, Message))
     if not answers:  # of an agent that has no conversation, but comes to a result
         result = _result(ending)
-        return Turn([*asked, *result], before) if result else None
+        return Exchange([*asked, *result], before) if result else None
     if not _is_complete(answers[-1]):
         return None
     if not whole or not all(map(is_whole, answers)):  # no memory could hold it
-        return Turn(_words(_spoken(queued, root_events), ending), before)
-    turn = Turn(asked, before)
+        return Exchange(_words(_spoken(queued, root_events), ending), before)
+    exchange = Exchange(asked, before)
     for event in root_events:
         if isinstance(event, ContextReduced):
-            turn.reduce(event)
+            exchange.reduce(event)
         else:
-            turn.messages = _with(turn.messages, event)
+            exchange.messages = _with(exchange.messages, event)
     if queued.memory == "session":
-        return turn
-    return Turn(turn.after([]), before)  # it knew of nothing before
+        return exchange
+    return Exchange(exchange.after([]), before)  # it knew of nothing before
 
 
 def _spoken(queued: Queued, root_events: Sequence[AgentEvent]) -> Messages:
@@ -234,7 +235,7 @@ def _counts(ending: Any) -> bool:
 
 
 def _is_complete(message: Mapping[str, Any]) -> bool:
-    """Whether a turn may end with a message: an answer, or the results of all tools.
+    """Whether an exchange may end with a message: an answer, or the results of all tools.
 
     Not with a call that has no result, nor with unsigned reasoning alone: an answer that broke off. Providers
     refuse a conversation with either in it.

@@ -11,7 +11,7 @@ from runstore.core.errors import AppendRefused, SessionBusy
 from runstore.core.events import Queued
 from runstore.core.ports import Agent, OpenRun, RunContext
 from runstore.core.times import now_ms
-from runstore.runtime.attempts.history import read_queued
+from runstore.runtime.attempts.history import read_start
 from runstore.runtime.attempts.runner import AttemptLost, AttemptRunner
 from runstore.runtime.attempts.starting import Attempt, Attempts, Fresh, ToStop
 from runstore.runtime.catalog.agents import AgentCatalog
@@ -109,7 +109,7 @@ class Dispatcher:
         if head.cancel_requested:
             await self._stopper.cancel(run_id)
         elif head.status == "queued" and self._capacity and not self._closed:
-            self.enqueue(run_id, (await read_queued(self._worker.log, run_id)).user_id)
+            self.enqueue(run_id, (await read_start(self._worker.log, run_id)).user_id)
 
     def take_over(self, run: OpenRun, *, crashed: bool) -> None:
         """Go on with the run of a worker that is gone, as soon as a slot is free."""
