@@ -93,7 +93,7 @@ def open_projections(
 
     Args:
         url: as of `open`.
-        config: a runstore.toml, for its prices.
+        config: a runstore.toml, for its prices and its read replica.
         projections: of the program, besides those of runstore and of installed packages.
 
     Raises:
@@ -101,8 +101,9 @@ def open_projections(
         SchemaMismatch: the database is of another release.
         LogUnavailable: it cannot be used now; also in the block.
     """
-    known = program_settings(url, config, None, None, projections).find_projections()
-    with opened_database(url) as database:
+    settings = program_settings(url, config, None, None, projections)
+    known = settings.find_projections()
+    with opened_database(url, read_url=settings.server.database_read_url) as database:
         yield Projections(database, known)
 
 

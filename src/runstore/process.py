@@ -16,7 +16,6 @@ from types import FrameType
 from typing import NoReturn
 
 import structlog
-from msgspec.structs import replace
 
 from runstore.app import Runtime, build_app, check_exposure, open_runtime
 from runstore.core.errors import AgentError, ConfigError
@@ -138,8 +137,6 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
 async def _work(settings: Settings) -> None:
     use_folder(settings.folder)
-    # Only answers to clients come from a read replica, and a worker gives none.
-    settings = replace(settings, server=replace(settings.server, database_read_url=None))
     if not settings.server.agent_processes:
         await in_own_thread(_import_strands)  # import first: claimed runs would wait for it
         interpreter.keep_imports()

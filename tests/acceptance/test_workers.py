@@ -21,10 +21,3 @@ def test_with_worker_false_for_all_the_replica_runs_nothing_and_the_worker_every
         assert server.ended(server.begin("quick"))["status"] == "success"
         listed = server.http.get("/workers").json()["data"]
         assert [each["worker_id"] for each in listed] == [worker.worker_id]
-
-
-def test_a_worker_ignores_the_read_replica_of_the_shared_file(tmp_path: Path) -> None:
-    url = f"sqlite:///{make_database(tmp_path / 'runstore.db')}"
-    config = CONFIG.replace("worker = false", 'database_read_url = "sqlite:///other.db"')
-    with cluster(tmp_path, url, servers=0, workers=1, config=config) as made:
-        assert made.workers[0].worker_id

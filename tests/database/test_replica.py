@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import pytest
@@ -27,22 +26,15 @@ from tests.kit.events import QUEUED, started, token
 from tests.kit.load import Load
 from tests.kit.polling import until
 from tests.servers.databases import bare_database
-from tests.servers.postgres import OwnPostgres
-from tests.servers.postgres_replica import OwnReplica
+from tests.servers.postgres_replica import OwnReplica, Pair, replicated
 
 LATEST = "SELECT pg_is_in_recovery(), (SELECT count(*) FROM events)"
 
 
-class Pair(NamedTuple):
-    primary: OwnPostgres
-    replica: OwnReplica
-
-
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
-    with ExitStack() as stack:
-        primary = stack.enter_context(OwnPostgres())
-        yield Pair(primary, stack.enter_context(OwnReplica(primary)))
+    with replicated() as pair:
+        yield pair
 
 
 def latest(connection: Connection) -> tuple[bool, int]:

@@ -1,6 +1,9 @@
 """A streaming replica of a PostgreSQL server of a test's own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.servers.owner import program
 from tests.servers.postgres import OwnPostgres
@@ -35,3 +38,20 @@ class OwnReplica(OwnPostgres):
     def replayed(self) -> int:
         """The position up to which it has replayed, in bytes."""
         return int(self._call("SELECT pg_last_wal_replay_lsn() - '0/0'"))
+
+    def reads(self) -> bool:
+        """Whether a session is open here that last read events."""
+        of_others = "pid <> pg_backend_pid() AND query ~ 'FROM events'"
+        return bool(self._call(f"SELECT count(*) FROM pg_stat_activity WHERE {of_others}"))
+
+
+class Pair(NamedTuple):
+    primary: OwnPostgres
+    replica: OwnReplica
+
+
+@contextmanager
+def replicated() -> Iterator[Pair]:
+    """A primary and its replica."""
+    with OwnPostgres() as primary, OwnReplica(primary) as replica:
+        yield Pair(primary, replica)

@@ -21,8 +21,6 @@ from runstore.cli.options import (
     EXIT_USAGE,
     Config,
     DatabaseOptions,
-    DatabaseReadUrl,
-    DatabaseReadUrlFile,
     ServerOptions,
 )
 from runstore.cli.projections import projections
@@ -80,8 +78,6 @@ def serve(
         int | None, typer.Option(envvar="RUNSTORE_PORT", help="Port; 0 picks a free one.")
     ] = None,
     options: ServerOptions,
-    database_read_url: DatabaseReadUrl = None,
-    database_read_url_file: DatabaseReadUrlFile = None,
     worker: Annotated[
         bool | None,
         typer.Option("--worker/--no-worker", envvar="RUNSTORE_WORKER", help="Whether to run agents as well."),
@@ -115,7 +111,6 @@ def serve(
 
     settings = _settings(
         config, options, host=host, port=port, worker=worker, console=console, heartbeat_s=heartbeat_s,
-        database_read_url=database_read_url, database_read_url_file=database_read_url_file,
         allowed_hosts=allowed_host or None,
     )  # fmt: skip
     if reload:

@@ -3,7 +3,7 @@
 import os
 import re
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -148,19 +148,24 @@ class DatabaseOptions:
         from runstore.database.exposure import check_files
         from runstore.database.opening import dialect_of
         from runstore.logs import configure_logs
-        from runstore.settings import load_settings
+        from runstore.settings import URLS, load_settings
 
         configure_logs()
-        given = {
-            "database_url": self.database_url,
-            "database_url_file": self.database_url_file,
-            "shared_files": _shared_files(),
-        }
-        settings = load_settings(self.config).overridden(given)
+        given = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "config"}
+        settings = load_settings(self.config).overridden(given | {"shared_files": _shared_files()})
         server = settings.server
+        files = {name: getattr(server, f"{name}_file") for name in URLS if name in given}
         with closing(dialect_of(server.database_url)) as dialect:
-            check_files(dialect, {"database_url": server.database_url_file}, shared=server.shared_files)
+            check_files(dialect, files, shared=server.shared_files)
         return settings
+
+
+@dataclass(frozen=True)
+class DatabaseReadOptions(DatabaseOptions):
+    """For a command that reads the whole log: also a read replica."""
+
+    database_read_url: DatabaseReadUrl = None
+    database_read_url_file: DatabaseReadUrlFile = None
 
 
 def _shared_files() -> bool | None:
@@ -178,6 +183,8 @@ class ServerOptions:
 
     database_url: DatabaseUrl = None
     database_url_file: DatabaseUrlFile = None
+    database_read_url: DatabaseReadUrl = None
+    database_read_url_file: DatabaseReadUrlFile = None
     redis_url: RedisUrl = None
     redis_url_file: RedisUrlFile = None
     shared_files: SharedFiles = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runstore.cli.grouped import grouped
-from runstore.cli.options import EXIT_INTERRUPTED, DatabaseOptions, account
+from runstore.cli.options import EXIT_INTERRUPTED, DatabaseOptions, DatabaseReadOptions, account
 from runstore.core.errors import ConfigError, ProjectionFailed
 from runstore.core.printable import escaped
 
@@ -47,8 +47,9 @@ def opened_in(database: DatabaseOptions) -> Iterator["Projections"]:
     from runstore.maintenance.projections import Projections
 
     settings = database.settings()
-    known = settings.find_projections()
-    with opened_database(settings.server.database_url) as found:
+    server, known = settings.server, settings.find_projections()
+    read_url = server.database_read_url if isinstance(database, DatabaseReadOptions) else None
+    with opened_database(server.database_url, read_url=read_url) as found:
         yield Projections(found, known)
 
 
@@ -92,7 +93,7 @@ def run(
     once: Annotated[
         bool, typer.Option("--once", help="Stop when everything that is in the log is applied.")
     ] = False,
-    database: DatabaseOptions,
+    database: DatabaseReadOptions,
 ) -> None:
     """Keep projections up to date in a process of their own; all of them without names.
 
@@ -127,7 +128,7 @@ def rebuild(
     every: Annotated[bool, typer.Option("--all", help="Rebuild all projections.")] = False,
     jobs: Jobs = 1,
     as_json: AsJson = False,
-    database: DatabaseOptions,
+    database: DatabaseReadOptions,
 ) -> None:
     """Rebuild projections from the log while the system runs, and print how they differed.
 
@@ -151,7 +152,7 @@ def verify(
     names: Names = None,
     jobs: Jobs = 1,
     as_json: AsJson = False,
-    database: DatabaseOptions,
+    database: DatabaseReadOptions,
 ) -> None:
     """Compare projections with the log, all of them without names; exit 1 when one differs.
 

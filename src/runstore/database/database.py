@@ -115,6 +115,17 @@ class Database:
         """
         return _repeated(lambda: self._read_primary(function))
 
+    def read_past(self, function: Callable[[Connection], T]) -> T:
+        """Read a batch of events in this thread, on the replica if there is one.
+
+        Raises an error of the database as it is.
+        """
+        if self.replica is not None:
+            with suppress(Unanswered):
+                return self.replica.read(function, is_small=True)
+        with self.connect() as connection:
+            return function(connection)
+
     def write(self, function: Callable[[Connection], T], *, exclusive: bool = False) -> T:
         """`change`, or `change_exclusively`, in this thread; `function` may be called several times.
 

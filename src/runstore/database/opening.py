@@ -1,7 +1,7 @@
 """Opens databases by URL, and creates or upgrades their schema."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import TypeVar, cast
 
 import structlog
@@ -63,7 +63,7 @@ def open_database(
         LogUnavailable: it cannot be reached, or is read-only, locked, corrupt, or the disk is full.
     """
     dialect = dialect_of(url, statement_timeout=statement_timeout)
-    replica = _replica_of(dialect, read_url, statement_timeout) if read_url else None
+    replica = _replica_of(dialect, read_url) if read_url else None
     if not create and dialect.file is not None and not dialect.file.exists():
         raise ConfigError(f"there is no file {dialect.file}; `runstore migrate` creates the database")
     try:
@@ -76,9 +76,10 @@ def open_database(
     return Database(dialect, replica)
 
 
-def _replica_of(primary: Dialect, read_url: str, statement_timeout: bool) -> Replica:
+def _replica_of(primary: Dialect, read_url: str) -> Replica:
+    """With a statement timeout in every process, as the primary answers in its place."""
     try:
-        replica = dialect_of(read_url, statement_timeout=statement_timeout, connect_s=REPLICA_CONNECT_S)
+        replica = dialect_of(read_url, statement_timeout=True, connect_s=REPLICA_CONNECT_S)
     except ConfigError as error:
         raise ConfigError(str(error), setting="database_read_url") from error
     if primary.name != "postgresql" or replica.name != "postgresql":
@@ -87,10 +88,16 @@ def _replica_of(primary: Dialect, read_url: str, statement_timeout: bool) -> Rep
 
 
 @contextmanager
-def opened_database(url: str, *, create: bool = False, upgrade: bool = False) -> Iterator[Database]:
+def opened_database(
+    url: str, *, read_url: str | None = None, create: bool = False, upgrade: bool = False
+) -> Iterator[Database]:
     """A database for one command, without a statement timeout. The block may also raise LogUnavailable."""
-    database = open_database(url, create=create, upgrade=upgrade)
-    with closing(database.dialect), _raising_unavailable(database.dialect):
+    database = open_database(url, read_url=read_url, create=create, upgrade=upgrade)
+    with (
+        closing(database.dialect),
+        closing(database.replica) if database.replica else nullcontext(),
+        _raising_unavailable(database.dialect),
+    ):
         yield database
 
 

@@ -45,27 +45,31 @@ class Replica:
         self._lock = threading.Lock()
         self._trying = threading.Lock()  # held by the read that tries a lost replica
 
-    def read(self, function: Callable[[Connection], T]) -> T:
+    def read(self, function: Callable[[Connection], T], *, is_small: bool = False) -> T:
         """Read from the replica, once it has all that the primary has flushed now.
 
         That is every acknowledged event. Asynchronous projections commit without waiting for the disk, so
         their last rows may be missing for less than a second.
 
+        Args:
+            is_small: a replica that takes longer than the statement timeout is in trouble; otherwise the
+                read is too large, for the primary as well.
+
         Raises:
             Unanswered: the primary has to be read.
         """
         if self.usable:
-            return self._read(function, tries=False)
+            return self._read(function, tries=False, is_small=is_small)
         if not self._trying.acquire(blocking=False):
             raise self._passed_by()
         try:
             if time.monotonic() < self._not_before:
                 raise self._passed_by()
-            return self._read(function, tries=True)
+            return self._read(function, tries=True, is_small=is_small)
         finally:
             self._trying.release()
 
-    def _read(self, function: Callable[[Connection], T], *, tries: bool) -> T:
+    def _read(self, function: Callable[[Connection], T], *, tries: bool, is_small: bool) -> T:
         try:
             with self._primary.engine.connect() as connection:
                 written = self._primary.written(connection)
@@ -81,7 +85,7 @@ class Replica:
                 self._found()
                 found = function(connection)
         except Exception as error:
-            if reached and self._replica.is_timeout(error):
+            if reached and not is_small and self._replica.is_timeout(error):
                 raise  # the primary would take as long
             trouble = self._replica.unavailable(error)
             if reached and trouble is None and not self._is_the_replicas(error):

@@ -24,6 +24,7 @@ BATCH_S = 0.02  # seconds that a transaction aims at; on SQLite writers wait for
 FEW_EVENTS, FEW_S = 100, 0.1
 LONG_BATCH_S = 0.5  # the same without writers: a short batch spends much of its time on its statements
 LAST_EVENTS = 1_000  # events that are applied while writers, or the live build, wait
+LONG_READ = 1_000  # positions that are worth a look at how far a read replica is
 UNSTORED = 500_000  # positions without an event for the projection, before the position is stored
 
 Kind = tuple[str, bool]  # of an event: its type, and whether it ends the run
@@ -89,8 +90,7 @@ class Advance:
         if self.position >= upto:
             return StepResult.AT_END
         window = min(upto, self.position + WINDOW)
-        with self._database.connect() as connection:
-            batch = _read(connection, self.position, window, self._events, self._projection.reads)
+        batch = _read_past(self._database, self.position, window, self._events, self._projection.reads)
         if batch.events:
             return self._apply(batch)
         self.position = batch.reached
@@ -108,8 +108,7 @@ class Advance:
         database, position = advances[0]._database, advances[0].position
         window, limit = min(upto, position + WINDOW), min(each._events for each in advances)
         filters = [each._projection.reads for each in advances]
-        with database.connect() as connection:
-            batch = _read(connection, position, window, limit, _any_of(filters))
+        batch = _read_past(database, position, window, limit, _any_of(filters))
         kinds = [(event.type, event.ends) for event in batch.events]
         parts = [
             (each, _of(reads, batch.events, kinds)) for each, reads in zip(advances, filters, strict=True)
@@ -262,6 +261,22 @@ class Advance:
             self._events = min(self._events, 2 * events)
         elif events >= self._events:
             self._events = min(2 * self._events, most)
+
+
+def _read_past(database: Database, after: int, upto: int, limit: int, reads: EventFilter | None) -> _Batch:
+    """The next events, of a long range from the read replica if there is one.
+
+    It answers only if it has all that the primary had flushed when it was asked: every event up to a position
+    that was final by then.
+    """
+
+    def read(connection: Connection) -> _Batch:
+        return _read(connection, after, upto, limit, reads)
+
+    if upto - after >= LONG_READ:
+        return database.read_past(read)
+    with database.connect() as connection:
+        return read(connection)
 
 
 def _read(connection: Connection, after: int, upto: int, limit: int, reads: EventFilter | None) -> _Batch:

@@ -29,7 +29,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     database_url: str = "sqlite:///runstore.db"
     # File with the URL, which keeps its password out of the configuration.
     database_url_file: str | None = None
-    database_read_url: str | None = None  # a read replica, which answers searches, audits and long replays
+    database_read_url: str | None = None  # a read replica, for searches, audits, replays and projections
     database_read_url_file: str | None = None  # file with `database_read_url`
     redis_url_file: str | None = None  # file with `redis_url`
     shared_files: bool = False  # whether other users may open the files of the database and the URLs
