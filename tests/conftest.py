@@ -28,6 +28,7 @@ from tests.kit.forking import close_template
 from tests.kit.slow import mostly_slow
 from tests.servers.absent import absent
 from tests.servers.databases import DATABASES, close_shared, kept_database
+from tests.servers.redis import OwnRedis
 from tests.servers.redis_cluster import OwnRedisCluster
 
 NEW_OBJECTS = 10_000  # between two collections of garbage; Python's 700 took a sixth of all tests' time
@@ -185,6 +186,13 @@ async def open_log(database: Path) -> AsyncIterator[Callable[..., SqlEventLog]]:
             return log
 
         yield open_one_more
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[OwnRedis]:
+    """For tests that use keys with a prefix of their own."""
+    with OwnRedis("valkey") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

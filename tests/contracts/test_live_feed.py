@@ -27,6 +27,13 @@ def _redis(_request: pytest.FixtureRequest) -> Iterator[LiveFeed]:
 
 
 @contextmanager
+def _valkey(request: pytest.FixtureRequest) -> Iterator[LiveFeed]:
+    server = request.getfixturevalue("valkey")
+    with RedisFeed(server.url, prefix=f"of-{new_run_id()}") as feed:
+        yield feed
+
+
+@contextmanager
 def _redis_cluster(request: pytest.FixtureRequest) -> Iterator[LiveFeed]:
     cluster = request.getfixturevalue("redis_cluster")
     with RedisFeed(cluster.url, prefix=f"of-{new_run_id()}") as feed:
@@ -36,6 +43,7 @@ def _redis_cluster(request: pytest.FixtureRequest) -> Iterator[LiveFeed]:
 LIVE_FEEDS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[LiveFeed]]] = {
     "memory": lambda _request: nullcontext(MemoryFeed()),
     "redis": _redis,
+    "valkey": _valkey,
     "redis cluster": _redis_cluster,
 }
 

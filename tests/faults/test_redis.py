@@ -1,4 +1,4 @@
-"""Redis forgets, goes, stands still and is full, under load: it costs time and nothing else.
+"""Redis or Valkey forgets, goes, stands still and is full, under load: it costs time and nothing else.
 
 Of a cluster one node does, and of a pair with Sentinel its primary at the time.
 """
@@ -7,6 +7,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from typing import NamedTuple
 
 import pytest
@@ -15,7 +16,7 @@ from tests.kit.checks import check_all, check_said
 from tests.kit.cluster import Cluster, cluster
 from tests.kit.load import Load
 from tests.servers.databases import empty_database
-from tests.servers.redis import OwnRedis
+from tests.servers.redis import MAKERS, Maker, OwnRedis
 from tests.servers.redis_cluster import OwnRedisCluster
 from tests.servers.redis_sentinel import SentinelRedis
 from tests.soak import SOAK
@@ -40,32 +41,33 @@ class Site(NamedTuple):
 
 
 @contextmanager
-def one_server() -> Iterator[tuple[str, Callable[[], OwnRedis]]]:
-    with OwnRedis() as redis:
+def one_server(maker: Maker) -> Iterator[tuple[str, Callable[[], OwnRedis]]]:
+    with OwnRedis(maker) as redis:
         yield redis.url, lambda: redis
 
 
 @contextmanager
-def nodes() -> Iterator[tuple[str, Callable[[], OwnRedis]]]:
-    with OwnRedisCluster() as redis:
+def nodes(maker: Maker) -> Iterator[tuple[str, Callable[[], OwnRedis]]]:
+    with OwnRedisCluster(maker) as redis:
         turns = itertools.cycle(redis.nodes)
         yield redis.url, lambda: next(turns)
 
 
 @contextmanager
-def pair() -> Iterator[tuple[str, Callable[[], OwnRedis]]]:
-    with SentinelRedis() as redis:
+def pair(maker: Maker) -> Iterator[tuple[str, Callable[[], OwnRedis]]]:
+    with SentinelRedis(maker) as redis:
         yield redis.url, redis.current
 
 
 TOPOLOGIES = {"one server": one_server, "cluster": nodes, "sentinel": pair}
 
 
-@pytest.fixture(scope="module", params=TOPOLOGIES)
+@pytest.fixture(scope="module", params=product(MAKERS, TOPOLOGIES), ids=" ".join)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("redis")
     with ExitStack() as stack:
-        redis_url, victim = stack.enter_context(TOPOLOGIES[request.param]())
+        maker, topology = request.param
+        redis_url, victim = stack.enter_context(TOPOLOGIES[topology](maker))
         url = stack.enter_context(empty_database("postgresql", folder))
         yield Site(victim, stack.enter_context(cluster(folder, url, redis_url, config=CONFIG)))
 

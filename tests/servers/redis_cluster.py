@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 from tests.servers.ports import Port
-from tests.servers.redis import OwnRedis
+from tests.servers.redis import Maker, OwnRedis
 
 SLOTS = 16_384
 PRIMARIES = 3
@@ -16,13 +16,13 @@ READY_S = 60.0
 class ClusterNode(OwnRedis):
     """It belongs to no cluster yet. Over a restart it keeps what it knows of its cluster, and no data."""
 
-    def __init__(self) -> None:
+    def __init__(self, maker: Maker) -> None:
         self.bus = Port()
         try:
             super().__init__(
-                cluster_enabled="yes", cluster_port=str(self.bus.number), cluster_node_timeout=str(LOST_MS),
-                cluster_require_full_coverage="no", cluster_replica_validity_factor="0",
-                repl_diskless_sync_delay="0",
+                maker, cluster_enabled="yes", cluster_port=str(self.bus.number),
+                cluster_node_timeout=str(LOST_MS), cluster_require_full_coverage="no",
+                cluster_replica_validity_factor="0", repl_diskless_sync_delay="0",
             )  # fmt: skip
         except BaseException:
             self.bus.release()
@@ -48,7 +48,8 @@ class ClusterNode(OwnRedis):
 class OwnRedisCluster:
     """Three primaries on loopback, each with a third of the slots."""
 
-    def __init__(self) -> None:
+    def __init__(self, maker: Maker = "redis") -> None:
+        self._maker = maker
         self._stack = ExitStack()
         self.nodes: list[ClusterNode] = []
 
@@ -72,7 +73,7 @@ class OwnRedisCluster:
 
     def add(self) -> ClusterNode:
         """A further node, without slots."""
-        node = ClusterNode()
+        node = ClusterNode(self._maker)
         self._stack.enter_context(node)
         if self.nodes:
             self.nodes[0].meet(node)

@@ -7,8 +7,7 @@ from typing import Self
 import redis
 
 from tests.servers.own import OwnServer
-from tests.servers.owner import program
-from tests.servers.redis import OwnRedis
+from tests.servers.redis import Maker, OwnRedis, program_of
 
 SERVICE = "runs"
 LOST_MS = 1_000  # without an answer, after which the primary counts as lost
@@ -24,7 +23,8 @@ class OwnSentinel(OwnServer):
 
     account = "redis"
 
-    def __init__(self, primary_port: int, password: str = "") -> None:
+    def __init__(self, primary_port: int, password: str = "", *, maker: Maker = "redis") -> None:
+        self._maker = maker
         super().__init__()
         self._password = password
         (self.folder / "sentinel.conf").write_text(
@@ -47,10 +47,10 @@ class OwnSentinel(OwnServer):
         return dict(zip(answer[::2], answer[1::2], strict=True)) if isinstance(answer, list) else answer
 
     def _installed(self) -> None:
-        program("redis-server")
+        program_of(self._maker)
 
     def _command(self) -> list[str]:
-        return [program("redis-server"), str(self.folder / "sentinel.conf"), "--sentinel"]
+        return [program_of(self._maker), str(self.folder / "sentinel.conf"), "--sentinel"]
 
     def _answers(self) -> bool:
         try:
@@ -62,7 +62,8 @@ class OwnSentinel(OwnServer):
 class SentinelRedis:
     """`primary` and `replica` are the servers as they began."""
 
-    def __init__(self) -> None:
+    def __init__(self, maker: Maker = "redis") -> None:
+        self._maker = maker
         self._stack = ExitStack()
 
     @property
@@ -72,11 +73,12 @@ class SentinelRedis:
     def __enter__(self) -> Self:
         try:
             self.primary, self.replica = (
-                self._stack.enter_context(OwnRedis(repl_diskless_sync_delay="0")) for _ in range(2)
+                self._stack.enter_context(OwnRedis(self._maker, repl_diskless_sync_delay="0"))
+                for _ in range(2)
             )
             with self.replica.client() as client:
                 client.replicaof("127.0.0.1", str(self.primary.port))
-            self.sentinel = self._stack.enter_context(OwnSentinel(self.primary.port))
+            self.sentinel = self._stack.enter_context(OwnSentinel(self.primary.port, maker=self._maker))
             self._wait()
         except BaseException:
             self._stack.close()

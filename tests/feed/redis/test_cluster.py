@@ -13,12 +13,13 @@ from runstore.feed.redis.wire import Keys
 from tests.kit.events import COMPLETED, QUEUED, token
 from tests.kit.live import committed, processes, seqs
 from tests.kit.polling import until
+from tests.servers.redis import MAKERS
 from tests.servers.redis_cluster import ClusterNode, OwnRedisCluster
 
 
-@pytest.fixture
-def cluster() -> Iterator[OwnRedisCluster]:
-    with OwnRedisCluster() as cluster:
+@pytest.fixture(params=MAKERS)
+def cluster(request: pytest.FixtureRequest) -> Iterator[OwnRedisCluster]:
+    with OwnRedisCluster(request.param) as cluster:
         yield cluster
 
 

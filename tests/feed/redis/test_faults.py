@@ -20,12 +20,12 @@ from tests.kit.events import CANCEL, CANCELLED, COMPLETED, QUEUED, note, started
 from tests.kit.frames import frame_of
 from tests.kit.live import RUN, committed, hears, processes, seqs
 from tests.kit.polling import DEADLINE_S, until
-from tests.servers.redis import OwnRedis
+from tests.servers.redis import MAKERS, OwnRedis
 
 
-@pytest.fixture
-def server() -> Iterator[OwnRedis]:
-    with OwnRedis() as server:
+@pytest.fixture(params=MAKERS)
+def server(request: pytest.FixtureRequest) -> Iterator[OwnRedis]:
+    with OwnRedis(request.param) as server:
         yield server
 
 

@@ -1,5 +1,6 @@
 """Processes that find their Redis by Sentinel: a failover costs a moment."""
 
+import pytest
 import structlog
 
 from runstore.core.ids import new_run_id
@@ -7,14 +8,15 @@ from runstore.feed.redis.check import check_redis
 from tests.kit.events import COMPLETED, QUEUED, token
 from tests.kit.live import committed, hears, processes, seqs
 from tests.kit.polling import until
-from tests.servers.redis import OwnRedis
+from tests.servers.redis import MAKERS, Maker, OwnRedis
 from tests.servers.redis_sentinel import OwnSentinel, SentinelRedis
 
 
-async def test_after_a_failover_news_come_over_the_new_primary() -> None:
+@pytest.mark.parametrize("maker", MAKERS)
+async def test_after_a_failover_news_come_over_the_new_primary(maker: Maker) -> None:
     run_id = new_run_id()
     with (
-        SentinelRedis() as servers,
+        SentinelRedis(maker) as servers,
         structlog.testing.capture_logs() as logged,
         processes(2, servers.url) as (here, there),
         there.subscribe(run_id) as live,
