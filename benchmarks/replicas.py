@@ -104,13 +104,20 @@ def _measure(servers: list[Server], quick: bool) -> tuple[float, str, str, str]:
 
 
 async def start_and_follow(
-    servers: list[Server], agent: str, runs: int, *, delays: bool = False
+    servers: list[Server], agent: str, runs: int, *, delays: bool = False, at_once: int | None = None
 ) -> tuple[list[Stream], float]:
-    """Start runs at once, at the servers in turn, and follow each to its end; how long it took in s."""
+    """Start runs, at the servers in turn, and follow each to its end; how long it took in s.
+
+    Args:
+        at_once: runs that are under way at a time; None: all of them.
+    """
     start = time.perf_counter()
     ports = itertools.cycle(server.port for server in servers)
-    path = f"/agents/{agent}/stream"
-    streams = await asyncio.gather(
-        *(follow(next(ports), "POST", path, BODY, delays=delays) for _ in range(runs))
-    )
+    room = asyncio.Semaphore(at_once or runs)
+
+    async def one() -> Stream:
+        async with room:
+            return await follow(next(ports), "POST", f"/agents/{agent}/stream", BODY, delays=delays)
+
+    streams = await asyncio.gather(*(one() for _ in range(runs)))
     return streams, time.perf_counter() - start

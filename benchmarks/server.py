@@ -115,18 +115,19 @@ class Server(Process):
 
     def private_kib(self) -> int:
         """The memory that the server and all its processes have to themselves (Linux)."""
-        return sum(_private_kib(pid) for pid in [self.process.pid, *_descendants(self.process.pid)])
+        return sum(_private_kib(pid) for pid in [self.process.pid, *descendants(self.process.pid)])
 
     def cpu_s(self) -> tuple[float, float]:
         """CPU seconds of the process that serves, and of it with all that it has started and that lives."""
         pid = self.process.pid
-        return _cpu_s(pid), sum(_cpu_s(each) for each in (pid, *_descendants(pid)))
+        return _cpu_s(pid), sum(_cpu_s(each) for each in (pid, *descendants(pid)))
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """All that a process has started and that lives (Linux)."""
     listed = [(task / "children").read_text().split() for task in Path(f"/proc/{pid}/task").iterdir()]
     children = [int(child) for one in listed for child in one]
-    return children + [below for child in children for below in _descendants(child)]
+    return children + [below for child in children for below in descendants(child)]
 
 
 def _cpu_s(pid: int) -> float:

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from benchmarks.page import GROUPS
 from benchmarks.page.figure import Aim, Figure
-from benchmarks.scaling.costs import Cost, Costs
+from benchmarks.scaling.costs import Cost, Costs, expected
 from benchmarks.scaling.simulation import fleet_for, simulate
+from runstore.feed.redis.topology import CLUSTER_LANES
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,17 @@ def test_a_figure_shows_the_median_of_the_rounds_ratios_and_whether_its_aim_is_m
 
 
 COST = Cost(worker=20, api=10, database=10, redis=1)
-COSTS = Costs(token=COST, full=COST, reader=COST, run=COST * 100, replayed=COST)
+COSTS = Costs(
+    token=COST, full=COST, thinner=COST * 0.1, reader=COST, run=COST * 100, rival=COST, replayed=COST,
+    client_us=1, worker_per_s=20_000,
+)  # fmt: skip
+
+
+def test_workers_wait_side_by_side_until_the_cores_are_busy() -> None:
+    rates = [expected(COSTS, count, cores=4) for count in (1, 2, 4, 8)]
+    assert rates[:2] == [(20_000, "workers wait"), (40_000, "workers wait")]
+    assert [limit for _, limit in rates[2:]] == ["cores"] * 2
+    assert rates[3] < rates[2] < (4e6 / COST.total, "cores")
 
 
 def test_ten_times_the_runs_need_ten_times_the_processes() -> None:
@@ -52,6 +63,15 @@ def test_a_planned_fleet_keeps_up_and_one_with_half_the_database_does_not() -> N
     assert halved.busiest[0] == "database"
     assert halved.busiest[1] > 0.95
     assert halved.p99_ms > 2 * planned.p99_ms
+
+
+def test_a_redis_has_no_more_nodes_than_lanes_and_no_database_more_workers_than_may_rival() -> None:
+    assert fleet_for(COSTS, 20_000).redis_nodes < CLUSTER_LANES
+    for costs in (replace(COSTS, token=COST * 10), replace(COSTS, rival=COST * 50)):
+        fleet = fleet_for(costs, 20_000)
+        assert fleet.databases > 1
+        assert fleet.redis_nodes <= CLUSTER_LANES
+        assert simulate(costs, fleet, 0.5).busiest[1] < 0.9
 
 
 @pytest.mark.slow

@@ -3,9 +3,9 @@
     worker ── commit ──> database ──> worker ── message ──> Redis ──> API process ──> reader
 
 Each worker commits the tokens that have gathered since its last commit, as the writer does. The cores of a
-database serve commits in turn, and a flush of its log acknowledges all commits before it. A worker, a Redis
-and an API process have a core each. One database with its part of the other processes is simulated: the parts
-share nothing.
+database serve commits in turn, and a flush of its log acknowledges all commits before it. A worker, an API
+process and a node of Redis, which has whole lanes, have a core each. One database with its part of the other
+processes is simulated: the parts share nothing.
 """
 
 import heapq
@@ -17,11 +17,13 @@ from random import Random
 from msgspec import Struct
 
 from benchmarks.report import percentile
-from benchmarks.scaling.costs import Cost, Costs
+from benchmarks.scaling.costs import Costs
+from runstore.feed.redis.topology import CLUSTER_LANES
 
 RATE = 50  # tokens/s of a run
 LASTS_S = 20.0  # of a run
 BUSY = 0.7  # share of its core that a process is planned to use
+RIVALS = 0.5  # of that, which a worker may spend at most on queued runs that other workers take
 CORES = 64  # of a database server
 LOG_BYTES = 300  # that a token takes in the log of a database, with its index
 LOG_MB_PER_S = 1_000  # that a database's disk takes
@@ -29,14 +31,14 @@ FLUSH_S = 0.002  # of a database's log: a network disk of a cloud
 
 
 class Fleet(Struct, frozen=True):
-    """The processes for so many runs at once."""
+    """The processes for so many runs at once, spread over databases that share nothing."""
 
     runs: int
     workers: int
     apis: int
     databases: int
     database_cores: int  # of each
-    redis_shards: int
+    redis_nodes: int  # of the Redis of each
 
     @property
     def tokens_per_s(self) -> float:
@@ -57,23 +59,30 @@ class Outcome(Struct, frozen=True):
 
 
 def fleet_for(costs: Costs, runs: int) -> Fleet:
-    """The fewest processes that are busy for `BUSY` of the time, and the databases that carry the log."""
-    per_s = _load(costs, runs) * 1e-6  # cores
-    log_mb = runs * RATE * LOG_BYTES / 1e6
-    databases = max(math.ceil(per_s.database / BUSY / CORES), math.ceil(log_mb / LOG_MB_PER_S), 1)
-
-    def whole(cores: float) -> int:  # at least one beside each database
-        return max(math.ceil(cores / BUSY / databases), 1) * databases
-
-    return Fleet(
-        runs, whole(per_s.worker), whole(per_s.api), databases,
-        whole(per_s.database) // databases, whole(per_s.redis),
-    )  # fmt: skip
+    """The fewest databases that keep up, with the fewest processes that are busy for `BUSY` of the time."""
+    least = max(math.ceil(runs * RATE * LOG_BYTES / 1e6 / LOG_MB_PER_S), 1)
+    fleets = (_fleet(costs, runs, databases) for databases in itertools.count(least))
+    return next(fleet for fleet in fleets if fleet is not None)
 
 
-def _load(costs: Costs, runs: int) -> Cost:
-    """CPU in µs that the runs take in each second."""
-    return costs.token * (runs * RATE) + costs.run * (runs / LASTS_S)
+def _fleet(costs: Costs, runs: int, databases: int) -> Fleet | None:
+    """The processes for so many databases; None if a database, its Redis or its workers cannot keep up."""
+    starts = runs / databases / LASTS_S  # each s
+    per_s = (costs.token * (runs / databases * RATE) + costs.run * starts) * 1e-6  # cores
+    rival = costs.rival * (starts * 1e-6)  # cores for each further worker
+    if rival.worker > BUSY * RIVALS:
+        return None
+    workers = max(math.ceil((per_s.worker - rival.worker) / (BUSY - rival.worker)), 1)
+    per_s += rival * (workers - 1)
+    cores = math.ceil(per_s.database / BUSY)
+    of_lane = per_s.redis / CLUSTER_LANES
+    nodes = [
+        node for node in range(1, CLUSTER_LANES + 1) if of_lane * math.ceil(CLUSTER_LANES / node) <= BUSY
+    ]
+    if cores > CORES or not nodes:
+        return None
+    apis = max(math.ceil(per_s.api / BUSY), 1)
+    return Fleet(runs, workers * databases, apis * databases, databases, max(cores, 1), nodes[0])
 
 
 class _Station:
@@ -101,10 +110,10 @@ def simulate(costs: Costs, fleet: Fleet, seconds: float, *, seed: int = 1) -> Ou
     database = _Station("database", fleet.database_cores)
     workers = [_Station("worker", 1) for _ in range(fleet.workers // fleet.databases)]
     apis = [_Station("API process", 1) for _ in range(fleet.apis // fleet.databases)]
-    redis = [_Station("Redis", 1) for _ in range(max(fleet.redis_shards // fleet.databases, 1))]
+    redis = [_Station("Redis", 1) for _ in range(fleet.redis_nodes)]
     share = fleet.tokens_per_s / fleet.databases / len(workers)  # tokens/s of a worker
     # What runs take besides their tokens, spread over these.
-    token = costs.token + costs.run / (RATE * LASTS_S)
+    token = costs.token + (costs.run + costs.rival * (len(workers) - 1)) / (RATE * LASTS_S)
     delays: list[float] = []
     order = itertools.count()
     due: list[tuple[float, int, Callable[[float], None]]] = []
@@ -125,7 +134,8 @@ def simulate(costs: Costs, fleet: Fleet, seconds: float, *, seed: int = 1) -> Ou
 
     def publish(count: int, since: float, taken: float) -> Callable[[float], None]:
         def send(now: float) -> None:
-            told = random.choice(redis).serve(now, count * token.redis * 1e-6)
+            node = redis[random.randrange(CLUSTER_LANES) % len(redis)]
+            told = node.serve(now, count * token.redis * 1e-6)
             at(told, deliver(count, since, taken))
 
         return send
