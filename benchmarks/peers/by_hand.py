@@ -13,7 +13,7 @@ from benchmarks.client import Stream, follow
 from benchmarks.options import Options
 from benchmarks.page.figure import Aim, Figure, page
 from benchmarks.peers.process import application, free_port, process
-from benchmarks.report import Report
+from benchmarks.report import Report, percentile
 from benchmarks.server import BODY, Server
 
 TOKENS = 400
@@ -24,6 +24,9 @@ model = "scripted"
 tokens = {tokens}
 """
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+FIGURES = (("tokens/s", "/s", Aim(least=1.0)), ("first token, p50", "ms", Aim(most=60, of="value")))
+
+Measured = tuple[float, float]  # tokens/s, milliseconds to the first token, p50
 
 
 def run(options: Options) -> Iterator[Report]:
@@ -49,7 +52,7 @@ def run(options: Options) -> Iterator[Report]:
             }
             for port, path in places.values():
                 _measure(port, path, 3)  # warm
-            found: dict[str, list[list[float]]] = {name: [] for name in places}
+            found: dict[str, list[list[Measured]]] = {name: [] for name in places}
             for _ in range(options.rounds):
                 for name, (port, path) in places.items():
                     found[name].append([_measure(port, path, runs) for runs in sizes])
@@ -58,18 +61,17 @@ def run(options: Options) -> Iterator[Report]:
         "FastAPI and a Redis Stream for each run, by hand; runstore and Redis with fsync lose nothing",
         [
             Figure(
-                f"tokens/s, {runs} runs of {TOKENS} tokens at once", name, "/s", Aim(least=1.0),
-                [each[size] for each in ours], [each[size] for each in theirs],
+                f"{what}, {runs} run{'s' * (runs > 1)} of {TOKENS} tokens at once", name, unit, aim,
+                [each[size][place] for each in ours], [each[size][place] for each in theirs],
             )
             for name, theirs in found.items()
             for size, runs in enumerate(sizes)
+            for place, (what, unit, aim) in enumerate(FIGURES)
         ],
     )  # fmt: skip
 
 
-def _measure(port: int, path: str, runs: int) -> float:
-    """Tokens/s."""
-
+def _measure(port: int, path: str, runs: int) -> Measured:
     async def measure() -> list[Stream]:
         return await asyncio.gather(*(follow(port, "POST", path, BODY) for _ in range(runs)))
 
@@ -77,7 +79,8 @@ def _measure(port: int, path: str, runs: int) -> float:
     streams = asyncio.run(measure())
     elapsed = time.perf_counter() - start
     assert all(stream.tokens == TOKENS for stream in streams), "tokens are missing"
-    return runs * TOKENS / elapsed
+    first = percentile([stream.first_token_at - stream.asked_at for stream in streams], 50)
+    return runs * TOKENS / elapsed, first * 1000
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def _figures(sizes: tuple[int, ...], found: dict[str, list[list[Measured]]]) -> 
         (our_rates, our_firsts), (their_rates, their_firsts) = (
             zip(*(each[size] for each in rounds), strict=True) for rounds in found.values()
         )
-        at_once = f"{runs} runs of {TOKENS} tokens at once"
+        at_once = f"{runs} run{'s' * (runs > 1)} of {TOKENS} tokens at once"
         yield Figure(f"tokens/s, {at_once}", THEIRS, "/s", Aim(least=FASTER), our_rates, their_rates)
         yield Figure(f"first token, {at_once}, p50", THEIRS, "ms", SOONER, our_firsts, their_firsts)
 
