@@ -126,7 +126,7 @@ def partition_events(database: Database, now: int, say: Say) -> Sequence[str]:
         say: called with each step.
 
     Raises:
-        ConfigError: the database is no PostgreSQL, or something stands in the way.
+        ConfigError: the database is not PostgreSQL, or an object of the table prevents the conversion.
         LogUnavailable: others held locks for too long; run it again.
     """
     if database.dialect.name != "postgresql":
@@ -197,7 +197,7 @@ def _convert(database: Database, now: int, say: Say) -> None:
 
 @contextmanager
 def _bound_dropped_on_error(database: Database) -> Iterator[None]:
-    """Drop the bound that this conversion has set; another one may need a bound that was found."""
+    """Drop the bound that this conversion has set. One that it found may belong to another conversion."""
     try:
         yield
     except _Again:

@@ -1,8 +1,8 @@
 """Builds: the filled tables of a projection, and how far each has come.
 
 A projection has two slots, and at most one build in each. The live build is the one that is read; the other
-one is being filled to replace it, or was replaced. Everything about a build is in its row, so a process that
-is killed leaves nothing that another one could not continue.
+one is being filled to replace it, or was replaced. Everything about a build is in its row, so another process
+can continue the work of a killed one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -113,7 +113,7 @@ class TextProjection(Projection):
         answered = {row["run_id"] for row in new.values() if row["kind"] == ANSWER}
         answered |= _answered(connection, table, [e.run_id for e in ended if e.run_id not in answered])
         for each in ended:
-            # A strands agent's result is its last message; other agents have nothing but the result.
+            # A strands agent's result is its last message; other agents have only their result.
             if each.run_id not in answered and (row := _result_row(each)) is not None:
                 new[each.position] = row
         if new:
@@ -208,7 +208,7 @@ def _answer(message: dict[str, Any]) -> str:
         return ""
     try:
         return message_text(message)
-    except (TypeError, KeyError, AttributeError):  # a producer of its own wrote it
+    except (TypeError, KeyError, AttributeError):  # an external producer wrote it
         return ""
 
 

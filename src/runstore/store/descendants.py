@@ -1,4 +1,4 @@
-"""Finds the forks of runs: each begins with a copy of its parent's conversation, and so do its own forks."""
+"""Finds the forks of runs, and their forks in turn: each begins with a copy of its parent's conversation."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ IS_FORK = b'"parent_run_id":"'  # part of the state of every fork
 
 
 class Fork(Struct, frozen=True):
-    """A run that began with a copy of another one's conversation. `user_id`: whose it is."""
+    """A run that began with a copy of another run's conversation. `user_id`: its owner."""
 
     run_id: str
     user_id: str

@@ -1,4 +1,4 @@
-"""Caches facts about runs until the next purge, of this process or of any other one.
+"""Caches facts about runs until the next purge by any process.
 
 A purge or an erasure may replace the names of a run, and a person who was erased must not be named again.
 """
@@ -31,8 +31,8 @@ class KnownRuns(Generic[T]):
     async def current(self) -> dict[str, T]:
         """The cache. It is emptied when a check finds a new purge.
 
-        Add to it only facts that were read after this call: a purge replaces the dictionary, and leaves that
-        of concurrent callers to them.
+        Add to it only facts that were read after this call. A purge begins a new dictionary; concurrent
+        callers keep the old one.
 
         Raises:
             LogUnavailable

@@ -50,7 +50,7 @@ class CountedReader:
 
 
 class LargeReads:
-    """Makes answers from many events, each on an event loop of its own thread: other requests go on."""
+    """Makes answers from many events, each in a thread with its own event loop: other requests continue."""
 
     def __init__(self) -> None:
         self._threads = Threads("runstore-reads", READS, share=READS - 1, wait_s=WAIT_S)

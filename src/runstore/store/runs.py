@@ -125,7 +125,7 @@ class RunStore:
     async def start(self, new: NewRun, *, run_id: str | None = None) -> RunAt:
         """Queue a run and return it, once it is stored.
 
-        This process may start it with the same append. The state is that of the queued run all the same.
+        This process may start it with the same append. The returned state is the queued one in either case.
 
         Args:
             run_id: a new one, if the caller has made it.

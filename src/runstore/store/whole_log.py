@@ -24,7 +24,7 @@ from runstore.database.tables import events, runs, select_listed
 from runstore.eventlog.queries import EVENT, is_of, read_first_positions, read_lasts, recorded
 
 MAX_EXAMINED = 10_000  # events examined for one step
-MAX_EXAMINED_S = 1.0  # seconds of one step; the next one goes on
+MAX_EXAMINED_S = 1.0  # seconds of one step; the next step continues
 MAX_BYTES = 1 << 20  # bytes of data of one step; the event that crosses it is the last
 MERGED_RUNS = 500  # runs whose events are merged; of more, a good part of the log matches
 SCANNED_RUNS = 10_000  # runs examined to find those that match
