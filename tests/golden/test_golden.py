@@ -18,7 +18,7 @@ from runstore.core.ids import new_run_id
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import find_run
-from runstore.runtime.attempts.history import read_queued
+from runstore.runtime.attempts.history import read_start
 from runstore.runtime.memory.session_memory import read_memory
 from tests.golden import FOLDER, RELEASES, read_states, read_streams, run_ids
 from tests.kit.database import migrate, open_database, open_sqlite_log, run_list
@@ -119,7 +119,7 @@ async def test_its_open_runs_go_on_and_its_closed_ones_stay_closed(log: SqlEvent
 
 
 async def test_its_sessions_are_remembered(log: SqlEventLog) -> None:
-    told = [await read_queued(log, run_id) for run_id in await run_ids(log)]
+    told = [await read_start(log, run_id) for run_id in await run_ids(log)]
     for queued in (each for each in told if each.session_id):
         run_id = new_run_id()
         await log.append(run_id, [queued], expected_seq=0)

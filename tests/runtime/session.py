@@ -7,7 +7,7 @@ from runstore.core.events import Event, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Agent, RunContext
 from runstore.feed.memory import MemoryFeed
-from runstore.runtime.attempts.history import read_queued
+from runstore.runtime.attempts.history import read_start
 from runstore.runtime.attempts.runner import AttemptRunner
 from runstore.runtime.memory.session_memory import read_memory, remembering
 from runstore.runtime.strands.agent import Product, StrandsAgent
@@ -58,4 +58,4 @@ class Session:
         )  # fmt: skip
         run_id = new_run_id()
         await self.log.append(run_id, [queued], expected_seq=0)
-        return await read_memory(self.log, run_id, await read_queued(self.log, run_id))
+        return await read_memory(self.log, run_id, await read_start(self.log, run_id))

@@ -8,7 +8,7 @@ from subprocess import CompletedProcess
 import duckdb
 import pytest
 
-from runstore.cli import exports
+from runstore.cli import tables
 from runstore.cli.output import SHOWN_ROWS
 from runstore.client import calls
 from tests.http.native.test_reports import ask, reported
@@ -116,7 +116,7 @@ def test_an_export_has_all_that_matches_page_by_page(
     server: ServerProcess, long_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calls._page, "__defaults__", ("after", 70))
-    monkeypatch.setattr(exports, "BATCH_CHARACTERS", 5_000)
+    monkeypatch.setattr(tables, "BATCH_CHARACTERS", 5_000)
     expected = server.http.get("/audit/events", params={"run_id": long_run, "limit": 1_000}).json()["data"]
     assert len(expected) > SHOWN_ROWS
     positions = [event["position"] for event in expected]
@@ -157,7 +157,7 @@ async def test_every_list_has_all_for_a_program_and_says_what_it_left_out_for_pe
         "search zebra": ask(server.http, "/audit/search", text="zebra", limit=1_000),
     }
     assert sessions
-    monkeypatch.setattr(exports, "SHOWN_ROWS", 1)
+    monkeypatch.setattr(tables, "SHOWN_ROWS", 1)
     for words, expected in lists.items():
         everything = audit(server, tmp_path, *words.split(), "--json").stdout.splitlines()
         assert [json.loads(line)["run_id"] for line in everything] == [
