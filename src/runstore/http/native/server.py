@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 from starlette.responses import Response
 
+from runstore import __version__
 from runstore.http.errors import Forbidden, error_response
 from runstore.http.json import Count, json_response
 from runstore.http.openapi import Surfaces, document
@@ -92,7 +92,7 @@ class ServerRoutes:
             login = "key"
         elif not call.login.known:
             login = "none"
-        me = Me(user.user_id, sorted(user.roles), sorted(user.workspaces), key_id, login, version("runstore"))
+        me = Me(user.user_id, sorted(user.roles), sorted(user.workspaces), key_id, login, __version__)
         return json_response(me, headers={"Cache-Control": "no-store"})
 
     @Operation("GET", "/workers", answers={200: json("the workers", WorkerPage)}, problems=(Forbidden,))
