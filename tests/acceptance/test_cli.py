@@ -4,6 +4,8 @@ import asyncio
 import re
 import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
@@ -22,6 +24,7 @@ from tests.kit.command_line import call_command
 from tests.kit.database import make_database, make_old, migrate, open_log_at
 from tests.kit.keys import url_of
 from tests.kit.logs import assert_no_traceback
+from tests.kit.process import environment
 from tests.kit.purging import write_old
 from tests.kit.server import DEADLINE_S, ServerProcess, run_command, until
 
@@ -165,6 +168,17 @@ def test_a_database_url_that_cannot_be_is_refused(tmp_path: Path, url: str, word
 
 
 # Starting.
+
+
+@pytest.mark.parametrize("command", ["serve --port=0 --reload", "serve --port=0", "worker", "keys list"])
+def test_a_command_in_a_directory_that_was_removed_is_refused(tmp_path: Path, command: str) -> None:
+    (folder := tmp_path / "gone").mkdir()
+    inside = 'import os, runpy; os.rmdir(os.getcwd()); runpy.run_module("runstore", run_name="__main__")'
+    done = subprocess.run(
+        [sys.executable, "-c", inside, *command.split()],
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    refused(done, "the working directory was removed: change to another one")
 
 
 def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:

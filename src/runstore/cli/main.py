@@ -273,11 +273,13 @@ def _check_arguments() -> None:
 
 
 def _run(process: Callable[..., None], settings: Any) -> None:
+    from runstore.cli.distinct_files import check_distinct
     from runstore.logs import configure_logs
 
     if isinstance(getattr(sys.stdout, "buffer", None), _NoOutput):  # what agents print is no result
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
+        check_distinct(settings)
         configure_logs(settings.server.log_format, settings.server.log_file, queued=True)
         process(settings)
     except ConfigError as error:

@@ -49,9 +49,13 @@ def serve_reloading(settings: Settings) -> NoReturn:
     if inherited := os.environ.pop(INHERITED, None):
         _serve(settings, *(socket.socket(fileno=int(number)) for number in inherited.split(",")))
     check_exposure(settings)
+    try:
+        folder = settings.folder or Path.cwd()
+    except OSError as error:
+        raise ConfigError("--reload: the working directory was removed: change to another one") from error
     hide()  # from agents' code, which runs in processes with the same user
     listener = listen(settings.server.host, settings.server.port)
-    sys.exit(asyncio.run(_Watcher(settings.folder or Path.cwd(), listener).run()))
+    sys.exit(asyncio.run(_Watcher(folder, listener).run()))
 
 
 # The server.

@@ -32,6 +32,8 @@ ParquetFile = Annotated[
     Path | None, typer.Option("--parquet", help="Write Parquet to this file (extra `parquet`).")
 ]
 
+SQLITE = b"SQLite format 3\0"  # the first bytes of each database
+
 Row = dict[str, Any]
 
 
@@ -165,11 +167,18 @@ def _batch(rows: Iterator[Row]) -> Iterator[Row]:
             return
 
 
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(SQLITE)) == SQLITE
+
+
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """A file beside the path that takes its name when it is complete."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        if path.is_file() and _is_database(path):
+            raise ConfigError(f"{path}: is a database, which is not replaced: give another file")
         yield part
         part.replace(path)
     except OSError as error:

@@ -38,6 +38,8 @@ def dialect_of(url: str, *, statement_timeout: bool = False, connect_s: int = CO
     except (ArgumentError, NoSuchModuleError, OSError, TypeError, ValueError) as error:
         scheme = url.partition(":")[0][:50]  # the rest may hold a password
         what = error.strerror if isinstance(error, OSError) else f"use {FORMS}"
+        if isinstance(error, FileNotFoundError):  # looked up for a relative path
+            what = "the working directory was removed: change to another one, or give an absolute path"
         raise ConfigError(f"database URL {scheme + ':…'!r}: {what}", setting="database_url") from error
 
 

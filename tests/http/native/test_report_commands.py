@@ -13,6 +13,7 @@ from runstore.cli.output import SHOWN_ROWS
 from runstore.client import calls
 from tests.http.native.test_reports import ask, reported
 from tests.kit.command_line import call_command
+from tests.kit.database import make_database
 from tests.kit.polling import until
 from tests.kit.server import ServerProcess
 
@@ -81,6 +82,16 @@ def test_a_wrong_question_is_refused_with_its_reason(
     refused = audit(server, tmp_path, *arguments)
     assert (refused.returncode, refused.stdout) == (code, "")
     assert says in " ".join(refused.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("form", ["--csv", "--parquet"])
+def test_a_file_does_not_replace_a_database(server: ServerProcess, tmp_path: Path, form: str) -> None:
+    make_database(tmp_path / "runstore.db")
+    before = (tmp_path / "runstore.db").read_bytes()
+    refused = audit(server, tmp_path, "runs", form, "runstore.db")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "runstore.db: is a database, which is not replaced" in refused.stderr
+    assert (tmp_path / "runstore.db").read_bytes() == before
 
 
 def test_events_are_printed_as_over_http(server: ServerProcess, closed_run: str, tmp_path: Path) -> None:
