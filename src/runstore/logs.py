@@ -6,7 +6,6 @@ code, and those of the libraries that it calls.
 
 import logging
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -186,9 +185,9 @@ class _Queued(QueueHandler):
 
     def flush_within(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` seconds until the queue has been written."""
-        waiting = threading.Thread(target=self._lines.join, daemon=True)
-        waiting.start()
-        waiting.join(timeout_s)
+        written = self._lines.all_tasks_done
+        with written:
+            written.wait_for(lambda: not self._lines.unfinished_tasks, timeout_s)
 
 
 class _Listener(QueueListener):

@@ -193,12 +193,16 @@ def _warm_up(runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
     """Prepare for the first run, and exit if the agents' code cannot be used."""
     if runtime.supervisor.shared is not None:
         return  # the processes that agents share do this
-    _import_strands()
     try:
+        _import_strands()
         if runtime.supervisor.runs_agents:
             asyncio.run(runtime.store.catalog.check())
     except ConfigError as error:
         leave(error)
+    except (MemoryError, OSError, RuntimeError) as error:  # there are too few threads, files or bytes
+        reason = str(error) or "out of memory"
+        leave(ConfigError(f"the agents' code cannot be imported: {reason}: see the limits of this process"))
+        return
     _prepare_processes(runtime)
     _keep_imports(runtime)
 
@@ -234,5 +238,6 @@ def _leave() -> NoReturn:
 def _flush_output() -> None:
     """Flush the output of agents, within FLUSH_OUTPUT_S, as its reader may be blocked."""
     flushing = threading.Thread(target=lambda: (sys.stdout.flush(), sys.stderr.flush()), daemon=True)
-    flushing.start()
-    flushing.join(FLUSH_OUTPUT_S)
+    with suppress(RuntimeError):  # the machine allows no more threads
+        flushing.start()
+        flushing.join(FLUSH_OUTPUT_S)

@@ -1,6 +1,7 @@
 """The command line: an error is one line and exit code 2; success is exit code 0."""
 
 import asyncio
+import errno
 import re
 import socket
 import sqlite3
@@ -11,11 +12,14 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
 
 import runstore.maintenance.purge as purging
+from runstore import process
 from runstore.cli.main import app
 from runstore.core.errors import ConfigError
 from runstore.feed.memory import MemoryFeed
@@ -179,6 +183,52 @@ def test_a_command_in_a_directory_that_was_removed_is_refused(tmp_path: Path, co
         cwd=folder, env=environment(), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     refused(done, "the working directory was removed: change to another one")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("can't start new thread"), "can't start new thread"),
+    ],
+    ids=["files", "read-only", "memory", "threads"],
+)
+def test_what_the_machine_refuses_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def serve(settings: object) -> None:
+        raise error
+
+    monkeypatch.setattr(process, "serve", serve)
+    refused(call_command("serve", folder=tmp_path), said, "see the limits of this process")
+
+
+def test_a_server_with_too_few_descriptors_is_refused(tmp_path: Path) -> None:
+    inside = (
+        "import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8)); "
+        'runpy.run_module("runstore", run_name="__main__")'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", inside, "serve", "--port=0"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "runstore: [Errno 24] Too many open files: see the limits" in done.stderr
+    assert_no_traceback(done.stderr)
+
+
+def test_a_server_that_has_no_memory_for_its_agents_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(process, "_import_strands", no_memory)
+    left: list[ConfigError] = []
+    process._warm_up(cast(Any, SimpleNamespace(supervisor=SimpleNamespace(shared=None))), left.append)
+    assert "the agents' code cannot be imported: out of memory" in str(left[0])
 
 
 def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:

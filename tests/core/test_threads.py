@@ -54,6 +54,22 @@ async def stalled(threads: Threads) -> AsyncIterator[Stalled]:
         threads.close()
 
 
+async def test_a_call_that_no_thread_can_make_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads = Threads("test", 2)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", start)
+        for _ in range(2):
+            with pytest.raises(Busy, match="no more threads"):
+                await threads.call(int, by="alice")
+    assert await threads.call(int, "7", by="alice") == 7
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert await asyncio.gather(*(threads.call(int, "7", by="alice") for _ in range(3))) == [7, 7, 7]
+    threads.close()
+
+
 async def test_a_call_that_raises_what_ends_an_iterator_ends() -> None:
     async with asyncio.timeout(DEADLINE_S):
         for waiting in (Threads("test", 1).call(next, iter(())), in_own_thread(next, iter(()))):

@@ -32,6 +32,11 @@ from runstore.core.errors import ConfigError, RunstoreError
 from runstore.core.names import check_text
 from runstore.core.printable import escaped
 
+SCARCE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+    errno.EAGAIN,
+)  # fmt: skip
+NO_THREAD = "can't start new thread"  # Python's words
 EXIT_OUTPUT_LOST = 1  # also click's exit code where the reader of a pipe has gone
 
 app = typer.Typer(
@@ -236,12 +241,23 @@ def main() -> None:
         flush_logs()
         typer.echo(f"runstore: {escaped(str(error), keep=chr(10))}", err=True)
         sys.exit(EXIT_USAGE)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not _is_scarcity(error):
             raise
-        typer.echo(f"runstore: {error}", err=True)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes the rest of the output at exit
+        typer.echo(
+            f"runstore: {str(error) or 'out of memory'}: see the limits of this process (ulimit -a)", err=True
+        )
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            # The interpreter flushes the rest of the output at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(EXIT_USAGE)
+
+
+def _is_scarcity(error: BaseException) -> bool:
+    """Whether the machine, or a limit of this process, refuses more memory, threads, files or bytes."""
+    if isinstance(error, OSError):
+        return error.errno in SCARCE
+    return isinstance(error, MemoryError) or NO_THREAD in str(error)
 
 
 class _NoOutput(FileIO):

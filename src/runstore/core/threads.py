@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from runstore.core.errors import Busy
 
+NO_THREAD = "the machine allows this process no more threads: see its limits of processes and memory"
 IDLE_S = 10.0  # seconds without work after which a thread ends
 
 T = TypeVar("T")
@@ -95,7 +96,8 @@ class Threads:
             by: the caller; None: the one that `asking` names.
 
         Raises:
-            Busy: it has not started within `wait_s`, or before the threads were closed.
+            Busy: it has not started within `wait_s`, or before the threads were closed, or no thread can be
+                started.
         """
         future = self.submit(partial(function, *arguments), asking.get() if by is None else by)
         result = asyncio.wrap_future(future)
@@ -110,7 +112,7 @@ class Threads:
             raise
 
     def submit(self, function: Callable[[], T], by: str) -> "Future[T]":
-        """Queue a call. Raises Busy if the threads are closed."""
+        """Queue a call. Raises Busy if the threads are closed, or none can be started."""
         call = _Call(function, by)
         with self._news:
             if self._closed:
@@ -119,6 +121,9 @@ class Threads:
             self._waiting += 1
             if self._waiting > self._idle and self._threads < self._limit:
                 self._start()
+            if not self._threads:
+                self._withdraw(call)
+                raise Busy(NO_THREAD)
             self._news.notify()
         return call.future
 
@@ -136,6 +141,13 @@ class Threads:
         with suppress(RuntimeError):  # the machine allows no more threads; the existing ones must do
             threading.Thread(target=self._work, name=next(self._names), daemon=True).start()
             self._threads += 1
+
+    def _withdraw(self, call: _Call) -> None:
+        """Take back the call that was queued last by its caller."""
+        self._waiting -= 1
+        self._lanes[call.by].pop()
+        if not self._lanes[call.by]:
+            del self._lanes[call.by]
 
     def _work(self) -> None:
         while (call := self._take()) is not None:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
@@ -77,5 +77,6 @@ def flush_spans(timeout_s: float) -> None:
     flush = getattr(trace.get_tracer_provider(), "force_flush", None)
     if flush is not None:
         flushing = threading.Thread(target=flush, daemon=True)
-        flushing.start()
-        flushing.join(timeout_s)
+        with suppress(RuntimeError):  # the machine allows no more threads
+            flushing.start()
+            flushing.join(timeout_s)
