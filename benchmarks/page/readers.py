@@ -34,7 +34,7 @@ tokens = 1000
 [agents.slow]
 model = "scripted"
 tokens = 1000
-tokens_per_s = 0.2
+tokens_per_s = 0.01
 
 [limits]
 subscribers_per_run = 20000

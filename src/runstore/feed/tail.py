@@ -14,6 +14,7 @@ from runstore.core.errors import UNAVAILABLE_RETRY_S, LogUnavailable, RunPurged
 from runstore.core.ports import EventFilter, LiveFeed, LogReader, Subscription
 from runstore.feed.shared_reads import Page, SharedReads
 
+TICKS = 60  # parts of the time until a heartbeat, at whose ends all readers' heartbeats come together
 HEARTBEAT_S = 15.0  # seconds without an event until a heartbeat; many proxies cut a stream after 60 s
 
 
@@ -54,7 +55,7 @@ class Tail:
             yield self
 
     async def events(self) -> AsyncIterator[Sequence[TailEvent]]:
-        """Yield the events with `seq > after` as they come; an empty list after `idle_s` without events.
+        """Yield the events with `seq > after` as they come; an empty list after at most `idle_s` without any.
 
         Stops after the terminal event, when the feed closes, and when the run does not exist, ends before
         `after`, or was purged; a new request gets the error. While the log cannot be read it idles.
@@ -66,7 +67,7 @@ class Tail:
                     events = await self.advance(live)
                     if events:
                         yield events
-                    elif events is None and not await live.wait(self._idle_s):
+                    elif events is None and not await live.wait(_until_tick(self._idle_s)):
                         yield ()
                         self.look_again()
                 except RunPurged:
@@ -121,6 +122,12 @@ class Tail:
         self._cursor, self.ended = events[-1].seq, events[-1].ends
         only = self._only
         return events if only is None else [e for e in events if only.passes(e.type, e.ends)]
+
+
+def _until_tick(idle_s: float) -> float:
+    """Nearly `idle_s`: until the last tick in it. Readers that look at the log together share the read."""
+    tick_s, end = idle_s / TICKS, asyncio.get_running_loop().time() + idle_s
+    return idle_s - end % tick_s
 
 
 async def wait_until_ended(log: LogReader, feed: LiveFeed, run_id: str, *, timeout_s: float) -> None:

@@ -8,18 +8,18 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
 import structlog
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import HANDLED_SIGNALS
 
 from runstore.core.forks import forget, keep_from_forks
 from runstore.http.http1.connections import Connections
 from runstore.http.http1.protocol import KEEP_ALIVE_S, HttpProtocol
-from runstore.http.streaming.watched import WATCHED, ConnectionCut
+from runstore.http.streaming.watched import ConnectionCut, WatchedClient, until_disconnected
 
 GRACEFUL_S = 2  # seconds for requests in flight at a stop; clients that never read are cut off
 BACKLOG = 2_048  # connections waiting to be accepted
@@ -83,9 +83,8 @@ class Server(uvicorn.Server):
         """Abort a connection: a polite close would wait for a client that does not read."""
 
         async def cut_off(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["extensions"] = {WATCHED: {}}  # set by HttpProtocol, which tracks every byte
             try:
-                await app(scope, receive, send)
+                await app(scope, _Client(receive), send)
             except asyncio.CancelledError:
                 if not self.should_exit:
                     raise  # otherwise a request did not end, and the process exits
@@ -99,6 +98,26 @@ class Server(uvicorn.Server):
                     pass
 
         return cut_off
+
+
+class _Client(WatchedClient):
+    """The `receive` of a request over HttpProtocol, which tracks every byte."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        return await self._receive()
+
+    def when_gone(self, gone: Callable[[], None]) -> AbstractContextManager[None]:
+        cycle = self._receive.__self__  # type: ignore[attr-defined]
+        if cycle.more_body:  # it must be received, or the connection is not read
+            return until_disconnected(self._receive, gone)
+        if cycle.transport.is_closing():
+            gone()
+            return nullcontext()
+        lost: AbstractContextManager[None] = cycle.transport.when_lost(gone)
+        return lost
 
 
 def _connections() -> Connections:

@@ -6,6 +6,8 @@ differently are refused before a route sees them. In another server (`MountedApp
 
 import asyncio
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import httptools
 import structlog
@@ -59,6 +61,7 @@ class _Answering:
         transport = connection.transport
         self.write, self.abort, self.is_closing = transport.write, transport.abort, transport.is_closing
         self.close = connection.leave
+        self.when_lost = connection.when_lost
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -83,6 +86,7 @@ class HttpProtocol(HttpToolsProtocol):
         keep_from_forks(self._socket)
         if hasattr(socket, "TCP_NOTSENT_LOWAT") and self.client is not None:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
+        self._lost: dict[object, Callable[[], None]] = {}  # what to call when it is lost
         self._end_in(HEAD_S)
         self.server_state.rest(self)
 
@@ -96,6 +100,18 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle is not None:
             self.cycle.transport = self.transport  # without a reference to this object
         super().connection_lost(exc)
+        for lost in tuple(self._lost.values()):
+            lost()
+
+    @contextmanager
+    def when_lost(self, lost: Callable[[], None]) -> Iterator[None]:
+        """Call `lost` if the connection is lost within the block; meanwhile it is read, to notice that."""
+        self._lost[block := object()] = lost
+        self.flow.resume_reading()
+        try:
+            yield
+        finally:
+            del self._lost[block]
 
     # Reading
 

@@ -4,6 +4,7 @@ Without any of them the server is bound to loopback, and everyone is the user `l
 """
 
 from typing import NoReturn
+from weakref import WeakValueDictionary
 
 from starlette.requests import Request
 from starlette.types import Scope
@@ -49,6 +50,8 @@ class Authenticator:
         self._keys = KnownKeys(database)
         self._function = function
         self._exposed = exposed
+        self._open_login = OpenLogin(self)
+        self._key_logins = WeakValueDictionary[str, KeyLogin]()  # each shared by the requests with its key
 
     async def required(self) -> bool:
         """Whether a login is needed; once it is, it remains so."""
@@ -87,7 +90,7 @@ class Authenticator:
             LogUnavailable: the database, which holds the keys, cannot be read now.
         """
         if not await self.required():
-            return OpenLogin(self)
+            return self._open_login
         token = _bearer(request)
         if token.startswith(keys.PREFIX):
             return await self._by_key(token)
@@ -108,7 +111,7 @@ class Authenticator:
         stored = await self._keys.active(key_id) if key_id else None
         if stored is None or not stored.opens(token):
             raise Unauthorized("the API key is unknown, revoked or expired")
-        return KeyLogin(self._keys, stored.key)
+        return self._key_logins.setdefault(stored.key.key_id, KeyLogin(self._keys, stored.key))
 
     async def login_by_ticket(self, text: str, scope: TicketScope) -> Login:
         """The login of a ticket for a stream.

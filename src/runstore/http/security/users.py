@@ -1,15 +1,24 @@
 """The users of the API."""
 
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
 from msgspec import Struct
 from starlette.requests import Request
 
+from runstore.core.errors import LogUnavailable
 from runstore.core.names import MAX_NAME, check_text
 from runstore.core.run import Actor
 
+CHECK_S = 2.0  # seconds between two checks of the login of open answers
 SCOPE_KEY = "runstore.login"
 ADMIN = "admin"
 AUDITOR = "auditor"
 APPROVER = "approver"
+
+log = structlog.get_logger(__name__)
 
 
 class User(Struct, frozen=True):
@@ -51,7 +60,7 @@ LOCAL = User("local", frozenset({ADMIN}))  # any client of the loopback address 
 
 
 class Login:
-    """The login of a request, and its user."""
+    """The login of a request, and its user. Requests with the same login may share it, in one event loop."""
 
     def __init__(
         self, user: User, *, key_id: str | None = None, run_ids: frozenset[str] = frozenset()
@@ -59,6 +68,8 @@ class Login:
         self.user = user
         self.key_id = key_id  # of the API key in the request
         self.run_ids = run_ids  # that this login may read, of any owner
+        self._checking: asyncio.Task[None]
+        self._held: dict[object, Callable[[], None]] = {}  # what to call at its end, by the open answer
 
     @property
     def actor(self) -> Actor:
@@ -71,8 +82,38 @@ class Login:
         return self.user is not LOCAL
 
     async def still_valid(self) -> bool:
-        """Whether the same request would be accepted now; an open stream checks this every few seconds."""
+        """Whether the same request would be accepted now."""
         return True
+
+    @contextmanager
+    def while_valid(self, ended: Callable[[], None]) -> Iterator[None]:
+        """Call `ended` if the login ends before the end of the block.
+
+        It is checked every CHECK_S seconds, once for all answers that it has open.
+        """
+        if not self._held:
+            self._checking = asyncio.create_task(self._check())
+        self._held[answer := object()] = ended
+        try:
+            yield
+        finally:
+            del self._held[answer]
+            if not self._held:
+                self._checking.cancel()
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_S)
+            try:
+                valid = await self.still_valid()
+            except LogUnavailable:
+                valid = True  # no data can leave the server now
+            except Exception:
+                log.exception("login_check_failed")
+                valid = False
+            if not valid:
+                for ended in tuple(self._held.values()):
+                    ended()
 
 
 def login_of(request: Request) -> Login:

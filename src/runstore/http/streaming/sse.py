@@ -1,7 +1,6 @@
 """A stream of server-sent events as an answer."""
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -52,7 +51,7 @@ class EventStream(WatchedAnswer):
 
         A client that does not read is cut off.
         """
-        if self._sending_since < math.inf:
+        if self._sending:
             await super()._refuse(send)
         await end(send)
 

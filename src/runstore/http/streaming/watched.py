@@ -1,13 +1,13 @@
 """Long answers: cut off if the client does not read, and ended when its login ends."""
 
 import asyncio
-import math
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from runstore.core.errors import Busy, LogUnavailable, RunPurged
 from runstore.http.errors import Unauthorized
@@ -15,9 +15,7 @@ from runstore.http.security.users import Login
 
 SEND_TIMEOUT_S = 30.0  # seconds without reading before a client is cut off
 PIECE_BYTES = 16 << 10  # bytes of one write, so that a slow client's progress is visible and its buffer small
-CHECK_S = 2.0  # seconds between two checks of the client and its login
-# The ASGI extension of a server that itself cuts off a client that does not read.
-WATCHED = "runstore.watched"
+CHECK_S = 2.0  # seconds between two looks at whether a client reads
 
 T = TypeVar("T")
 
@@ -26,12 +24,19 @@ class ConnectionCut(BaseException):
     """Aborts the connection of an answer that cannot end politely; not a failure."""
 
 
-def _nothing() -> None:
-    pass
-
-
 class ClientGone(Exception):
     """The client has closed its connection."""
+
+
+class WatchedClient(ABC):
+    """The `receive` of a server that sees each lost connection, and cuts off a client that does not read."""
+
+    @abstractmethod
+    async def __call__(self) -> Message: ...
+
+    @abstractmethod
+    def when_gone(self, gone: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call `gone` if the client goes before the end of the block."""
 
 
 class WatchedAnswer(Response):
@@ -49,33 +54,26 @@ class WatchedAnswer(Response):
         del self.headers["content-length"]
         self._parts = parts
         self._login = login
-        self._sending_since = math.inf  # start of the write in progress
+        self._sending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         if scope["method"] == "HEAD":
             await end(send)
             return
-        look = _nothing if WATCHED in scope.get("extensions", {}) else self._check_reader
-        pump = asyncio.create_task(self._pump(send))
-        gone = asyncio.create_task(disconnected(receive))
-        left = False
         try:
-            refused = not await first_done({pump, gone}, self._login, look)
-            left = refused or not pump.done()
-        except ConnectionCut:
-            left = True
-            raise
-        finally:
-            gone.cancel()
-            pump.cancel()
-            await asyncio.wait({pump, gone})
-            if left:
-                await self._gone()
-        if not pump.cancelled():
-            _raise(pump)
-        elif refused:
+            async with attending(self._login, receive):
+                await self._pump(send if isinstance(receive, WatchedClient) else _impatient(send))
+        except ClientGone:
+            await self._gone()
+        except Unauthorized:
+            await self._gone()
             await self._refuse(send)
+        except ConnectionCut:
+            await self._gone()
+            raise
+        except (LogUnavailable, Busy, RunPurged) as error:
+            raise ConnectionCut from error
 
     async def _refuse(self, send: Send) -> None:
         """End the answer early, as the login has ended."""
@@ -84,29 +82,76 @@ class WatchedAnswer(Response):
     async def _gone(self) -> None:
         """The client has gone early, does not read, or may not read any more."""
 
-    def _check_reader(self) -> None:
-        if time.monotonic() - self._sending_since > SEND_TIMEOUT_S:
-            raise ConnectionCut
-
     async def _pump(self, send: Send) -> None:
         async for part in self._parts:
+            self._sending = True
             for start in range(0, len(part), PIECE_BYTES):
                 piece = part[start : start + PIECE_BYTES]
-                self._sending_since = time.monotonic()
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                self._sending_since = math.inf
+            self._sending = False
         await end(send)
 
 
-async def first_done(
-    tasks: set[asyncio.Task[Any]], login: Login, look: Callable[[], None] = _nothing
-) -> bool:
-    """Wait until one of them is done (True) or the login has ended (False), and call `look` regularly."""
-    while not (await asyncio.wait(tasks, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED))[0]:
-        look()
-        if not await login.still_valid():
-            return False
-    return True
+@asynccontextmanager
+async def attending(login: Login, receive: Receive) -> AsyncIterator[None]:
+    """Cancel the block when its client goes, or its login ends.
+
+    Raises:
+        ClientGone: the client no longer waits for an answer.
+        Unauthorized: its login has ended.
+    """
+    loop, patience = asyncio.get_running_loop(), asyncio.timeout(None)
+    reasons: list[Exception] = []
+
+    def leave(reason: Exception) -> None:
+        if not reasons:
+            patience.reschedule(loop.time())
+        reasons.append(reason)
+
+    left = Unauthorized("the login ended while the request waited")
+    try:
+        async with patience:
+            with login.while_valid(lambda: leave(left)), _while_there(receive, lambda: leave(ClientGone())):
+                yield
+    except TimeoutError:
+        if not patience.expired():
+            raise
+        raise reasons[0] from None
+
+
+def _while_there(receive: Receive, gone: Callable[[], None]) -> AbstractContextManager[None]:
+    if isinstance(receive, WatchedClient):
+        return receive.when_gone(gone)
+    return until_disconnected(receive, gone)
+
+
+@contextmanager
+def until_disconnected(receive: Receive, gone: Callable[[], None]) -> Iterator[None]:
+    """Call `gone` if a message says in the block that the client has gone; other messages are dropped."""
+
+    def left(task: "asyncio.Task[None]") -> None:
+        gone()
+
+    disconnect = asyncio.create_task(disconnected(receive))
+    disconnect.add_done_callback(left)
+    try:
+        yield
+    finally:
+        disconnect.remove_done_callback(left)
+        disconnect.cancel()
+
+
+def _impatient(send: Send) -> Send:
+    """Raises ConnectionCut if a client takes nothing for SEND_TIMEOUT_S."""
+
+    async def impatient(message: Message) -> None:
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await send(message)
+        except TimeoutError as error:
+            raise ConnectionCut from error
+
+    return impatient
 
 
 async def attended(
@@ -122,37 +167,23 @@ async def attended(
         left: called if the client goes, or its login ends, before the work is done.
 
     Raises:
-        ClientGone: the client no longer waits for an answer.
-        Unauthorized: its login has ended.
+        ClientGone, Unauthorized: see `attending`.
     """
-    working = asyncio.create_task(work)
-    gone = asyncio.create_task(disconnected(receive))
     try:
-        holds = await first_done({working, gone}, login) and await login.still_valid()
-    finally:
-        done = working.done()
-        working.cancel()
-        gone.cancel()
-        await asyncio.wait({working, gone})
-    if not done and left is not None:
-        await left()
-    if not holds:
+        async with attending(login, receive):
+            result = await work
+    except (ClientGone, Unauthorized):
+        if left is not None:
+            await left()
+        raise
+    if not await login.still_valid():
         raise Unauthorized("the login ended while the request waited")
-    if not done:
-        raise ClientGone
-    return working.result()
+    return result
 
 
 async def end(send: Send) -> None:
     """End an answer properly."""
     await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _raise(pump: "asyncio.Task[None]") -> None:
-    try:
-        pump.result()
-    except (LogUnavailable, Busy, RunPurged) as error:
-        raise ConnectionCut from error
 
 
 async def disconnected(receive: Receive) -> None:
