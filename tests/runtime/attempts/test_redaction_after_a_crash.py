@@ -30,7 +30,7 @@ async def test_an_unfinished_answer_of_a_dead_attempt_is_withheld_if_it_might_ha
     started = Started(worker_id="dead", attempt=1, reason="claimed")
     began = AgentStarted(agent="demo", redacts=redacts)
     await log.append(run_id, [queued, started, began, Token(agent="demo", text=SECRET)], expected_seq=0)
-    assert await Attempts(log, "living").take_over(run_id, 1)
+    assert await Attempts(log, "living").go_on(run_id, 1, "handed_over")
     events = await read_run(log, run_id)
     assert [event.type for event in events][3:] == [
         "llm.redacted" if redacts else "llm.token", "lifecycle.started",

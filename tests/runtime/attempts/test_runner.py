@@ -10,7 +10,7 @@ from runstore.core.codec import RecordedEvent, decode
 from runstore.core.errors import AgentError
 from runstore.core.events import Completed, Failed, InputAdded, Queued
 from runstore.core.ports import Agent, AgentResult, EventLog, RunContext, RunRecorder
-from runstore.runtime.attempts.runner import AttemptRunner
+from runstore.runtime.attempts.runner import AttemptRunner, GoesOn
 from tests.kit.events import CANCELLED, QUEUED, read_run, start_run, started
 from tests.kit.polling import DEADLINE_S
 
@@ -136,10 +136,9 @@ async def test_an_ending_with_an_unheard_message_is_left_to_another_attempt_or_n
     agent = Held(AgentResult({"text": "done"}, {}, heard=3, unheard=[3], hears=hears))
     agent.go_on.set()
     await log.append(run_id, [InputAdded(content=text, by="ann") for text in ("a", "b", "c")])
-    runner = runner_of(log, run_id, agent)
-    await runner.run()
+    end = await runner_of(log, run_id, agent).run()
     *_, last = await read_run(log, run_id)
-    assert runner.goes_on is hears
+    assert (end == GoesOn("added")) is hears
     if hears:
         assert last.type == "input.added"
     else:

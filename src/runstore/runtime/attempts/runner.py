@@ -5,11 +5,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
+from msgspec import Struct
 from msgspec.structs import replace
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError, AppendRefused, RunstoreError, Unheard
-from runstore.core.events import Completed, Ending, Event, Failed, InputRequested, Queued
+from runstore.core.events import Completed, Ending, Event, Failed, InputRequested, Queued, StartReason
 from runstore.core.inputs import MAX_REQUESTS, approval_schema, numbered
 from runstore.core.masking import without_keys
 from runstore.core.ports import Agent, AgentResult, Asked, EventLog, LogReader, RunContext
@@ -42,6 +43,16 @@ class AttemptLost(Exception):
         self.crashed = crashed
 
 
+class GoesOn(Struct, frozen=True):
+    """The run has to go on in another attempt of this worker, for this reason."""
+
+    reason: StartReason
+
+
+# The ending or the requests that were stored; None: another process goes on with the run, or has ended it.
+AttemptEnd = Ending | Asked | GoesOn | None
+
+
 class AttemptRunner:
     """Runs an agent on its loop. The ending is the agent's own, or the one that `stop` gives.
 
@@ -68,32 +79,28 @@ class AttemptRunner:
         self._queued = queued
         self._history = history
         self._agent: Agent | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[AttemptEnd] | None = None
         self._ending: Ending | None = None
         self._abandoned_at: float | None = None
         self._handed_over = False
-        self._written = False
-        self.asked = False  # whether the run now waits for a person's input
-        self.goes_on = False  # whether another attempt has to take a message that a person has added
-        self._done: AgentResult | None = None
-        self.lost: AttemptLost | None = None  # why the run has to go on in another attempt
+        self.written = False  # whether the ending is stored, or being stored: the task is not cancelled then
         self._held = AttemptHolders()
 
-    async def run(self) -> None:
+    async def run(self) -> AttemptEnd:
         """Run on the agents' loop until the run has ended, or is no longer ours."""
         self._task = asyncio.current_task()
         HELD.set(self._held)
         with attempt_span(self.context, self._queued.traceparent) as span:
-            outcome = None if self._abandoned_at else await self._end()
-            if self._handed_over:
-                outcome = None
-            if outcome is not None:
-                outcome = await self._write(self._ending or outcome)
-            self.asked = isinstance(outcome, Asked)
-            note_ending(span, outcome, handed_over=self._handed_over or self.goes_on)
+            done = None if self._abandoned_at else await self._end()
+            end: AttemptEnd = None
+            if not self._handed_over:
+                end = done if done is None or isinstance(done, GoesOn) else await self._write(done)
+            handed_over = self._handed_over or end == GoesOn("added")
+            note_ending(span, None if isinstance(end, GoesOn) else end, handed_over=handed_over)
+            return end
 
-    async def _end(self) -> Ending | Asked | None:
-        """The agent's ending, or its requests; None if another process writes, or has written, the ending."""
+    async def _end(self) -> AgentResult | AttemptEnd:
+        """How the agent has ended; None if another process writes, or has written, the run's ending."""
         try:
             return await self._work()
         except asyncio.CancelledError:
@@ -103,8 +110,7 @@ class AttemptRunner:
             self._lose(refusal)
             return None
         except AttemptLost as lost:
-            self.lost = lost
-            return self._ending
+            return self._ending or GoesOn("adopted" if lost.crashed else "handed_over")
         except GeneratorExit as error:
             if not self._is_running():  # thrown away with its loop, after the run was closed by force
                 raise
@@ -120,11 +126,6 @@ class AttemptRunner:
             return asyncio.current_task() is self._task
         except RuntimeError:  # no loop runs here
             return False
-
-    @property
-    def written(self) -> bool:
-        """Whether the ending is stored, or being stored."""
-        return self._written
 
     @property
     def idle_s(self) -> float:
@@ -157,15 +158,12 @@ class AttemptRunner:
         self._handed_over = handed_over
         self.loop.call(self._cancel)
 
-    async def _work(self) -> Ending | Asked:
+    async def _work(self) -> AgentResult | Ending | Asked:
         if self._ending is not None:
             return self._ending
         self._agent = agent = await self._build(self.context, self._queued)
         done = await agent.run(self._queued.input, self._history, self._recorder)
-        if isinstance(done, Asked):
-            return await self._timed(done)
-        self._done = done
-        return Completed(result=done.result, usage=done.usage, unheard=[*done.unheard][:MAX_UNHEARD])
+        return await self._timed(done) if isinstance(done, Asked) else done
 
     async def _timed(self, asked: Asked) -> Asked:
         """The requests with their ids, and the agent's own time limit for those without one."""
@@ -178,14 +176,15 @@ class AttemptRunner:
         requests = [await _checked(each) for each in numbered(asked.requests, self.context.attempt)]
         return Asked([replace(each, expires_at=each.expires_at or expires_at) for each in requests])
 
-    async def _write(self, ending: Ending | Asked) -> Ending | Asked | None:
-        """Append the ending, or the reason why it cannot be stored. Returns the stored one; None: refused.
+    async def _write(self, done: AgentResult | Ending | Asked) -> AttemptEnd:
+        """Append the run's ending, or the reason why it cannot be stored.
 
         Requests for input end the attempt in the same way, and leave the run waiting.
         """
-        self._written = True  # from here on the task is not cancelled: the ending is being stored
+        self.written = True
         try:
-            return await self._append(ending)
+            ending = self._ending or done
+            return await (self._complete(ending) if isinstance(ending, AgentResult) else self._append(ending))
         except RunstoreError as error:
             if isinstance(error, AppendRefused):
                 self._lose(error)
@@ -195,9 +194,7 @@ class AttemptRunner:
     def _lose(self, refusal: AppendRefused) -> None:
         log.info("run_lost", run_id=self.context.run_id, reason=str(refusal))
 
-    async def _append(self, ending: Ending | Asked) -> Ending | Asked | None:
-        if isinstance(ending, Completed) and self._done is not None:
-            return await self._complete(ending, self._done)
+    async def _append(self, ending: Ending | Asked) -> Ending | Asked:
         run_id = self.context.run_id
         events: Sequence[Event] = ending.requests if isinstance(ending, Asked) else [ending]
         await self._log.append(run_id, events, attempt=self.context.attempt, patient=True)
@@ -207,8 +204,9 @@ class AttemptRunner:
             log.info("run_ended", run_id=run_id, ending=ending.type)
         return ending
 
-    async def _complete(self, completed: Completed, done: AgentResult) -> Ending | None:
+    async def _complete(self, done: AgentResult) -> AttemptEnd:
         """Append the agent's own ending, unless a message was added that another attempt can take."""
+        completed = Completed(result=done.result, usage=done.usage, unheard=[*done.unheard][:MAX_UNHEARD])
         run_id, heard = self.context.run_id, done.heard
         while True:
             try:
@@ -217,12 +215,10 @@ class AttemptRunner:
                 )
             except Unheard as late:
                 if self._ending is not None:  # a stop has come
-                    await self._append(self._ending)
-                    return self._ending
+                    return await self._append(self._ending)
                 if done.hears:
                     log.info("run_goes_on", run_id=run_id, added=late.added)
-                    self.goes_on = True
-                    return None
+                    return GoesOn("added")
                 completed, heard = await with_unheard(self._log, run_id, completed, heard, late), late.added
                 log.warning("messages_unheard", run_id=run_id, added=completed.unheard)
             else:
@@ -237,7 +233,7 @@ class AttemptRunner:
             asyncio.get_running_loop().call_later(SAFE_POINT_S, self._cancel)
 
     def _cancel(self) -> None:
-        if self._task is not None and not self._written:
+        if self._task is not None and not self.written:
             self._task.cancel()
 
 

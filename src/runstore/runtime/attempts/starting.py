@@ -91,20 +91,20 @@ class Attempts:
         """Take the run of a crashed worker; end a run that cannot resume."""
         return await _try_again(partial(self._go_on, run.run_id, run.attempt, run.adoptions, "adopted"))
 
-    async def take_over(self, run_id: str, attempt: int) -> Attempt | None:
-        """Take a run that was handed over after this attempt, perhaps by this worker itself."""
-        return await _try_again(partial(self._go_on, run_id, attempt, None, "handed_over"))
+    async def go_on(self, run_id: str, attempt: int, reason: StartReason) -> Attempt | None:
+        """Go on with a run after this attempt of a worker that is alive.
 
-    async def go_on_with_message(self, run_id: str, attempt: int) -> Attempt | None:
-        """Go on with a run whose agent was about to end when a person added a message."""
-        return await _try_again(partial(self._go_on, run_id, attempt, None, "added"))
+        Args:
+            reason: "handed_over", perhaps by this worker itself; "added", if a person added a message when
+                the agent was about to end; "adopted", if the agent was lost with its process.
+        """
+        adoptions = await self._adoptions(run_id) if reason == "adopted" else None
+        return await _try_again(partial(self._go_on, run_id, attempt, adoptions, reason))
 
-    async def go_on(self, run_id: str, attempt: int) -> Attempt | None:
-        """Go on with a run of this worker whose agent was lost with its process."""
+    async def _adoptions(self, run_id: str) -> int:
         history = await read_history(self._log, run_id)
         started = [event for event in history if event.type == Started.type]
-        adoptions = sum(msgspec.json.decode(each.data, type=_Reason).reason == "adopted" for each in started)
-        return await _try_again(partial(self._go_on, run_id, attempt, adoptions, "adopted"))
+        return sum(msgspec.json.decode(each.data, type=_Reason).reason == "adopted" for each in started)
 
     async def _claim(self, run_id: str) -> Attempt | None:
         head = await self._log.head(run_id)

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import structlog
 from msgspec import Struct
@@ -28,6 +28,8 @@ STOP_S = 0.5  # seconds for all loops to stop when the process ends
 STACK_FRAMES = 8  # innermost frames of a blocked loop that the log shows
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _unending: list[asyncio.Task[Any]] = []  # tasks that do not end when they are closed: kept from the collector
 
@@ -76,7 +78,7 @@ class AgentLoop:
         task = asyncio.current_task(self._loop)
         return task.run_id if isinstance(task, _Task) else None
 
-    def submit(self, coroutine: Coroutine[Any, Any, None]) -> "Future[None]":
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
         """Start a coroutine there; from any thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any
 
 import structlog
@@ -9,10 +10,10 @@ from structlog.contextvars import bound_contextvars
 
 from runstore.core.errors import AppendRefused, SessionBusy
 from runstore.core.events import Queued
-from runstore.core.ports import Agent, OpenRun, RunContext
+from runstore.core.ports import Agent, Asked, OpenRun, RunContext
 from runstore.core.times import now_ms
 from runstore.runtime.attempts.history import read_start
-from runstore.runtime.attempts.runner import AttemptLost, AttemptRunner
+from runstore.runtime.attempts.runner import AttemptEnd, AttemptRunner, GoesOn
 from runstore.runtime.attempts.starting import Attempt, Attempts, Fresh, ToStop
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.memory.session_memory import remembering
@@ -125,7 +126,7 @@ class Dispatcher:
         """Hand a run over to ourselves: its next attempt begins on another loop."""
         runner.abandon(handed_over=True)
         context = runner.context
-        self._begin(run_id, context.user_id, self._attempts.take_over(run_id, context.attempt))
+        self._begin(run_id, context.user_id, self._attempts.go_on(run_id, context.attempt, "handed_over"))
 
     def close(self) -> None:
         """Take no more runs. Those that this worker has in the log already still begin."""
@@ -144,7 +145,8 @@ class Dispatcher:
                 case run_id, Lost(run, crashed=True):
                     self._begin(run_id, run.user_id, self._attempts.adopt(run))
                 case run_id, Lost(run):
-                    self._begin(run_id, run.user_id, self._attempts.take_over(run_id, run.attempt))
+                    attempt = self._attempts.go_on(run_id, run.attempt, "handed_over")
+                    self._begin(run_id, run.user_id, attempt)
                 case run_id, WaitingForSlot(user_id, fresh):
                     self._begin(run_id, user_id, self._attempts.claim(run_id, fresh))
                 case _:
@@ -202,7 +204,7 @@ class Dispatcher:
         with bound_contextvars(run_id=run_id):  # the attempt's tasks inherit it: for log lines of any code
             future = loop.submit(runner.run())
         server_loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: call_in(server_loop, self._finished, run_id, runner))
+        future.add_done_callback(lambda done: call_in(server_loop, self._finished, run_id, runner, done))
         spent_s = 0.0 if attempt.timed_from is None else max(0, now_ms() - attempt.timed_from) / 1_000
         self._stopper.set_timeouts(run_id, running, queued.definition, spent_s=spent_s)
 
@@ -215,23 +217,16 @@ class Dispatcher:
             return ProcessAgent(self._shared, context, queued.definition, parent=queued.traceparent)
         return await self._catalog.build(name, context, queued.definition)
 
-    def _finished(self, run_id: str, runner: AttemptRunner) -> None:
+    def _finished(self, run_id: str, runner: AttemptRunner, done: Future[AttemptEnd]) -> None:
         self._stopper.abandoned.discard(runner)
+        end = None if done.cancelled() or done.exception() else done.result()
         state = self._runs.get(run_id)
         if isinstance(state, Running) and state.runner is runner:
-            context = runner.context
-            if type(state) is Running and not self._leaving and (runner.goes_on or runner.lost is not None):
-                self._begin(run_id, context.user_id, self._following(run_id, context.attempt, runner.lost))
+            if type(state) is Running and not self._leaving and isinstance(end, GoesOn):
+                context = runner.context
+                following = self._attempts.go_on(run_id, context.attempt, end.reason)
+                self._begin(run_id, context.user_id, following)
                 return
             self._runs.move(run_id, None)
-        if runner.asked and not self._closed:  # the answer, or a stop, may have come before this
+        if isinstance(end, Asked) and not self._closed:  # the answer, or a stop, may have come before this
             self._worker.tasks.start(run_id, self.wake(run_id))
-
-    def _following(
-        self, run_id: str, attempt: int, lost: AttemptLost | None
-    ) -> Coroutine[Any, Any, Attempt | None]:
-        """The next attempt of a run whose agent has lost its process, was moved away, or has more to hear."""
-        if lost is None:
-            return self._attempts.go_on_with_message(run_id, attempt)
-        go_on = self._attempts.go_on if lost.crashed else self._attempts.take_over
-        return go_on(run_id, attempt)
