@@ -15,6 +15,7 @@ from runstore.runtime.supervision.run_table import (
     Lost,
     Running,
     RunTable,
+    SlotKept,
     Starting,
     State,
     Stopping,
@@ -25,7 +26,7 @@ from runstore.runtime.supervision.run_table import (
 OPEN = OpenRun("r", "ann", "running", 1, 0, "worker", None, 0)
 RUNNER = cast(AttemptRunner, object())
 STATES: list[State | None] = [
-    None, WaitingForSlot("ann"), WaitingForSession("ann", "first"), Lost(OPEN, True), Starting(),
+    None, WaitingForSlot("ann"), WaitingForSession("ann", "first"), Lost(OPEN, True), SlotKept(), Starting(),
     Running(RUNNER), Stopping(RUNNER),
 ]  # fmt: skip
 

@@ -25,7 +25,9 @@ from runstore.runtime.supervision.run_table import (
     WAITING,
     WITH_SLOT,
     Lost,
+    Meanwhile,
     Running,
+    SlotKept,
     Starting,
     WaitingForSession,
     WaitingForSlot,
@@ -78,29 +80,26 @@ class Dispatcher:
         """Keep a slot for a run that is about to be queued; False if it has to wait."""
         free = self._takes_runs() and not self._runs.count(WaitingForSlot, Lost)
         if free:
-            self._runs.move(run_id, Starting(kept=True))
+            self._runs.move(run_id, SlotKept())
         return free
 
     def free_slot(self, run_id: str) -> None:
         """Free the slot again, unless the run has begun."""
-        starting = self._runs.get(run_id)
-        if isinstance(starting, Starting) and starting.kept:
-            self._runs.move(run_id, None)
+        self._runs.remove(run_id, SlotKept)
 
     def begin(self, run_id: str, user_id: str, fresh: Fresh) -> None:
         """Go on with a run that was queued and started in one append."""
-        starting = self._runs.get(run_id)
-        if starting is None:  # its slot was freed, as its caller waits no more
-            if self._closed or self._takes_runs():
+        match self._runs.get(run_id):
+            case SlotKept(meanwhile):
+                self._begin(run_id, user_id, self._attempts.begun(run_id, fresh), meanwhile)
+            case None if self._closed or self._takes_runs():  # its slot was freed: its caller waits no more
                 self._begin(run_id, user_id, self._attempts.begun(run_id, fresh))
-            else:
+            case None:
                 worker_id, at = self._worker.leases.worker_id, fresh.queued.at
                 run = OpenRun(run_id, user_id, "running", 1, 0, worker_id, cancel_at=None, queued_at=at)
                 self._runs.move(run_id, Lost(run, crashed=False))
-        elif isinstance(starting, Starting) and starting.kept:  # otherwise a sweep has found it, and goes on
-            starting.kept = False
-            attempt = self._attempts.begun(run_id, fresh)
-            self._worker.tasks.start(run_id, self._start(run_id, user_id, starting, attempt))
+            case _:
+                pass  # a sweep has found it, and goes on
 
     async def wake(self, run_id: str) -> None:
         """Look at a run that has waited for answers: it may go on now, or has to stop."""
@@ -160,21 +159,27 @@ class Dispatcher:
             and self._runs.count(*WITH_SLOT) < self._capacity
         )
 
-    def _begin(self, run_id: str, user_id: str, attempt: Coroutine[Any, Any, Attempt | None]) -> None:
-        starting = Starting()
-        self._runs.move(run_id, starting)
-        self._worker.tasks.start(run_id, self._start(run_id, user_id, starting, attempt))
+    def _begin(
+        self,
+        run_id: str,
+        user_id: str,
+        attempt: Coroutine[Any, Any, Attempt | None],
+        meanwhile: Meanwhile | None = None,
+    ) -> None:
+        meanwhile = meanwhile or Meanwhile()
+        self._runs.move(run_id, Starting(meanwhile))
+        self._worker.tasks.start(run_id, self._start(run_id, user_id, attempt, meanwhile))
 
     async def _start(
-        self, run_id: str, user_id: str, starting: Starting, begin: Coroutine[Any, Any, Attempt | None]
+        self, run_id: str, user_id: str, begin: Coroutine[Any, Any, Attempt | None], meanwhile: Meanwhile
     ) -> None:
         before: str | None = None
         try:
             attempt = await begin
             if attempt is not None and not self._leaving:
-                self._launch(attempt, starting)
+                self._launch(attempt, meanwhile)
         except ToStop:
-            starting.stop = True
+            meanwhile.stop = True
         except SessionBusy as busy:
             before = busy.run_id
             self._runs.move(run_id, WaitingForSession(user_id, before))
@@ -182,14 +187,14 @@ class Dispatcher:
             log.info("run_not_taken", run_id=run_id, reason=str(refusal))  # another worker was first
         finally:
             self._runs.remove(run_id, Starting)
-            if starting.stop:
+            if meanwhile.stop:
                 self._worker.tasks.start(run_id, self._stopper.cancel(run_id))
         if before is not None:
             head = await self._worker.log.head(before)
             if head is None or head.closed:  # its ending may have come before this run began to wait
                 self.end(before)
 
-    def _launch(self, attempt: Attempt, starting: Starting) -> None:
+    def _launch(self, attempt: Attempt, meanwhile: Meanwhile) -> None:
         run_id, queued = attempt.run_id, attempt.queued
         context = RunContext(
             run_id, queued.user_id, queued.agent, queued.session_id, queued.metadata, attempt.number
@@ -200,7 +205,7 @@ class Dispatcher:
         )
         running = Running(runner)
         self._runs.move(run_id, running)
-        runner.notify_added(starting.added)
+        runner.notify_added(meanwhile.added)
         with bound_contextvars(run_id=run_id):  # the attempt's tasks inherit it: for log lines of any code
             future = loop.submit(runner.run())
         server_loop = asyncio.get_running_loop()

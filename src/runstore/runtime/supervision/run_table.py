@@ -37,16 +37,26 @@ class Lost(Struct, frozen=True):
     crashed: bool
 
 
-class Starting(Struct):
-    """A run whose attempt this process is about to begin.
+class Meanwhile(Struct):
+    """What has come for a run whose attempt has not begun yet.
 
-    `kept`: only its slot is kept, since its append has no answer yet. `stop`: end it as soon as it has begun.
-    `added`: the seq of the last message that a person has added.
+    `stop`: end it as soon as it has begun. `added`: the seq of the last message that a person has added.
     """
 
-    kept: bool = False
     stop: bool = False
     added: int = 0
+
+
+class SlotKept(Struct, frozen=True):
+    """A run whose first append has no answer yet. This process keeps a slot for it."""
+
+    meanwhile: Meanwhile = field(default_factory=Meanwhile)
+
+
+class Starting(Struct, frozen=True):
+    """A run whose attempt this process is about to begin."""
+
+    meanwhile: Meanwhile = field(default_factory=Meanwhile)
 
 
 class Running(Struct):
@@ -60,16 +70,17 @@ class Stopping(Running):
     """A run whose agent was asked to stop."""
 
 
-State = WaitingForSlot | WaitingForSession | Lost | Starting | Running | Stopping
+State = WaitingForSlot | WaitingForSession | Lost | SlotKept | Starting | Running | Stopping
 S = TypeVar("S", bound=State)
 
 WAITING = (WaitingForSlot, WaitingForSession, Lost)
-WITH_SLOT = (Starting, Running, Stopping)
+WITH_SLOT = (SlotKept, Starting, Running, Stopping)
 LEGAL: Mapping[type, frozenset[type]] = {  # NoneType: the run is not in the table
-    NoneType: frozenset({WaitingForSlot, Lost, Starting}),  # Starting: queued and started in one append
+    NoneType: frozenset({WaitingForSlot, Lost, SlotKept, Starting}),  # Starting: its caller has gone
     WaitingForSlot: frozenset({Starting, Lost, NoneType}),
     WaitingForSession: frozenset({WaitingForSlot, Lost, NoneType}),
     Lost: frozenset({Lost, Starting, NoneType}),
+    SlotKept: frozenset({Starting, NoneType}),
     Starting: frozenset({Running, WaitingForSession, NoneType}),
     Running: frozenset({Stopping, Starting, NoneType}),  # Starting: the next attempt, on another loop
     Stopping: frozenset({NoneType}),

@@ -12,7 +12,7 @@ from runstore.core.events import Cancelled, Ending, Failed
 from runstore.runtime.attempts.history import read_cancellation
 from runstore.runtime.attempts.runner import AttemptRunner
 from runstore.runtime.loops.agent_loops import LEAVE_S
-from runstore.runtime.supervision.run_table import WAITING, Running, Starting, Stopping
+from runstore.runtime.supervision.run_table import WAITING, Running, SlotKept, Starting, Stopping
 from runstore.runtime.supervision.worker import RunWorker
 
 log = structlog.get_logger(__name__)
@@ -39,8 +39,8 @@ class Stopper:
             lost: the run's worker is gone.
         """
         state = self._runs.get(run_id)
-        if isinstance(state, Starting):
-            state.stop = True
+        if isinstance(state, SlotKept | Starting):
+            state.meanwhile.stop = True
             return
         ending = await read_cancellation(self._worker.log, run_id)
         if isinstance(self._runs.get(run_id), Running):

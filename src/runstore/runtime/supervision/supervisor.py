@@ -34,6 +34,7 @@ from runstore.runtime.supervision.run_table import (
     WAITING,
     Running,
     RunTable,
+    SlotKept,
     Starting,
     Stopping,
     WaitingForSlot,
@@ -117,7 +118,7 @@ class Supervisor:
     @property
     def waiting(self) -> int:
         """The number of runs that wait for a slot or for their session, or are being started."""
-        return self._runs.count(*WAITING, Starting)
+        return self._runs.count(*WAITING, SlotKept, Starting)
 
     @property
     def forced(self) -> int:
@@ -234,8 +235,8 @@ class Supervisor:
         for seq, event in enumerate(commit.events, commit.first_seq):
             if event.type == InputAdded.type:
                 state = self._runs.get(commit.run_id)
-                if isinstance(state, Starting):
-                    state.added = seq
+                if isinstance(state, SlotKept | Starting):
+                    state.meanwhile.added = seq
                     state = self._runs.get(commit.run_id)  # it may have begun to run just now
                 if isinstance(state, Running):
                     state.runner.notify_added(seq)
