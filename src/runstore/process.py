@@ -32,7 +32,7 @@ from runstore.settings import Settings, use_folder
 
 OPEN_FILES = 65_536  # descriptors to have, if allowed; each connection takes one, and 1,024 are usual
 FLUSH_OUTPUT_S = 1.0  # seconds at exit to flush standard output and standard error
-LOOK_S = 0.2  # seconds between two checks for active runs
+RUNS_CHECK_S = 0.2  # seconds between two checks for active runs
 KEEP_WITHIN_S = (
     300.0  # seconds after the start to wait for a moment without runs; then full collections stay long
 )
@@ -213,7 +213,7 @@ def _keep_imports(runtime: Runtime) -> None:
     while runtime.supervisor.running:
         if time.monotonic() > deadline:
             return
-        time.sleep(LOOK_S)
+        time.sleep(RUNS_CHECK_S)
     interpreter.keep_imports()
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runstore.maintenance.projections import Projections
     from runstore.maintenance.rebuild import ProjectionReport
 
-LOOK_S = 0.2  # seconds between two checks for a signal
+SIGNAL_CHECK_S = 0.2  # seconds between two checks for a signal
 STOP_S = 5.0  # seconds for the transaction in progress
 MAX_JOBS = 8  # rebuilds at once; each needs a connection
 GC_THRESHOLDS = (20_000, 50, 100)  # a batch makes many objects, nearly all of them freed without a collection
@@ -115,7 +115,7 @@ def _run_until_signalled(runner: Any) -> None:
     running = threading.Thread(target=runner.run, daemon=True)
     running.start()
     while running.is_alive() and not signals:
-        running.join(LOOK_S)
+        running.join(SIGNAL_CHECK_S)
     runner.request_stop()
     running.join(STOP_S)
 

@@ -14,7 +14,7 @@ from runstore.core.errors import ConfigError, LogUnavailable
 from runstore.database.dialects import Replicated
 
 CATCH_UP_S = 0.1  # seconds to wait for the replica to catch up; then the primary answers
-LOOK_S = 0.005  # seconds between two checks of how far it is
+REPLAY_POLL_S = 0.005  # seconds between two checks of how far it is
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0  # seconds without reads of a replica that is lost or behind
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Replica:
         while not self._replica.replayed(connection, written):
             if time.monotonic() >= end:
                 raise Unanswered(f"it is behind {written}")
-            time.sleep(LOOK_S)
+            time.sleep(REPLAY_POLL_S)
 
     def _is_the_replicas(self, error: Exception) -> bool:
         """Whether the primary may answer; a replica also cancels reads of rows that it has to remove."""

@@ -45,7 +45,7 @@ T = TypeVar("T")
 LOCAL_USER = "local"
 
 SETTLE_S = 60.0  # seconds to wait for other runners
-LOOK_S = 0.05  # seconds between two checks of them
+RUNNERS_POLL_S = 0.05  # seconds between two checks of them
 
 log = structlog.get_logger(__name__)
 
@@ -217,7 +217,7 @@ class Projections:
         deadline = time.monotonic() + SETTLE_S
         self.runner(names).run(once=True)
         while self._behind(names, upto) and time.monotonic() < deadline:
-            time.sleep(LOOK_S)
+            time.sleep(RUNNERS_POLL_S)
             self.runner(names).run(once=True)
 
     def _behind(self, names: Sequence[str], upto: int) -> bool:

@@ -29,7 +29,7 @@ from runstore.projections.builds import (
 from runstore.projections.comparison import Comparison, TableDifference
 from runstore.projections.projection import Projection, Slot
 
-LOOK_S = 0.2  # seconds between two reads of the position to reach while it is far away
+TARGET_POLL_S = 0.2  # seconds between two reads of the position to reach while it is far away
 
 Builds = Mapping[Slot, Build]
 
@@ -96,7 +96,7 @@ class Filling:
 
     def look(self) -> None:
         """Find the position to reach, unless that was done just before. Raises the database's errors."""
-        if self.is_far and time.monotonic() - self._looked_at < LOOK_S:
+        if self.is_far and time.monotonic() - self._looked_at < TARGET_POLL_S:
             return
         self.goal = max(self._find_goal(), self.position)
         self._looked_at = time.monotonic()

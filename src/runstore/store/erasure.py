@@ -48,7 +48,7 @@ from runstore.store.keys import erase_keys, pseudonym_secret
 
 PASSES = 3  # over runs that change during an erasure, such as by a deletion
 SHOWN_RUNS = 10  # active runs that a refusal names
-LOOK_S = 0.2  # seconds between two checks of the projections
+PROJECTIONS_POLL_S = 0.2  # seconds between two checks of the projections
 SETTLE_S = 60.0  # seconds for projections, of this process or another, to apply the purge
 
 T = TypeVar("T")
@@ -198,7 +198,7 @@ class Erasure:
         while behind := self._behind(upto):
             if time.monotonic() > deadline or all(_is_stopped(build) for build in behind):
                 break
-            time.sleep(LOOK_S)
+            time.sleep(PROJECTIONS_POLL_S)
         text = self._projections.get(TextProjection.name)
         if text is not None:
             compact_words(self._database, text)

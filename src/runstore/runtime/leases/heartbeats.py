@@ -27,7 +27,7 @@ from runstore.runtime.leases.leases import Leases
 log = structlog.get_logger(__name__)
 
 BEATS_PER_LEASE = 5  # beats in a lease: a worker may lose a few of them and keep it
-LOOK_S = 1.0  # seconds between two polls of the beats; a longer gap means that the poll was held up
+BEATS_POLL_S = 1.0  # seconds between two polls of the beats; a longer gap means that the poll was held up
 RELEASE_S = 2.0  # seconds for a leaving process to delete its row; a busy database takes time
 HOST_CHARS = 255
 
@@ -126,8 +126,8 @@ class HeartbeatLeases:
         """
         now = self._clock()
         passed_s, self._looked_at = now - self._looked_at, now
-        late = self._beating is not None and now - self._beaten_at > max(2 * self._beat_s, LOOK_S)
-        if late or passed_s > max(self._beat_s, LOOK_S):
+        late = self._beating is not None and now - self._beaten_at > max(2 * self._beat_s, BEATS_POLL_S)
+        if late or passed_s > max(self._beat_s, BEATS_POLL_S):
             return None
         return min(passed_s, self._beat_s)
 

@@ -7,7 +7,7 @@ import structlog
 
 from runstore.runtime.loops.agent_loops import AgentLoop, AgentLoops
 
-LOOK_S = 0.25  # seconds between two checks of the loops
+LOOPS_CHECK_S = 0.25  # seconds between two checks of the loops
 MOVE_S = 5.0  # seconds that a loop may be blocked before its other runs are moved to another loop
 
 log = structlog.get_logger(__name__)

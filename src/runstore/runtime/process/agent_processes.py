@@ -20,7 +20,7 @@ from runstore.runtime.process.processes import Child, Processes
 
 BLOCKED_S = 1.0  # seconds without a message until a process gets no more runs
 KILL_S = 10.0  # seconds without a message until a process is killed, so that its runs go on elsewhere
-LOOK_S = 0.25  # seconds between two checks for messages
+SILENCE_CHECK_S = 0.25  # seconds between two checks for messages
 CLOSE_S = 7.5  # seconds for a process to close what its agents hold: 5 for resources, then loops, spans
 FIRST_PAUSE_S = 0.1  # seconds before a process that has crashed is started again; doubled each time
 LAST_PAUSE_S = 10.0
@@ -214,7 +214,7 @@ class AgentProcesses:
     async def _until_gone(self, process: SharedProcess) -> None:
         """Wait until a process has ended, or has to be replaced."""
         while not process.channel.reading.done() and not process.retired:
-            await asyncio.wait({process.channel.reading}, timeout=LOOK_S)
+            await asyncio.wait({process.channel.reading}, timeout=SILENCE_CHECK_S)
             if process.alive.abandoned_threads > self._max_abandoned_threads:
                 process.retired = True
                 log.warning("agent_process_retired", abandoned_threads=process.alive.abandoned_threads)
@@ -247,7 +247,7 @@ class AgentProcesses:
         """Give silent processes no more runs, and kill those that stay silent."""
         while True:
             for process in list(self._living):
-                process.silent_s += LOOK_S if process.ready and not process.closing else 0
+                process.silent_s += SILENCE_CHECK_S if process.ready and not process.closing else 0
                 blocked, process.blocked = process.blocked, process.silent_s >= BLOCKED_S
                 if process.blocked and not blocked:
                     log.warning("agent_process_blocked", runs=len(process.channel))
@@ -255,7 +255,7 @@ class AgentProcesses:
                     self._on_ready()
                 if process.silent_s >= KILL_S:
                     process.child.kill()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(SILENCE_CHECK_S)
 
     def _forget(self, process: SharedProcess) -> None:
         if process in self._living:

@@ -26,7 +26,7 @@ from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.teams import Teams
 from runstore.runtime.holders import CLOSING_S, AttemptHolders, wait_until_closed
 from runstore.runtime.loops.agent_loops import LEAVE_S, STOP_S, AgentLoop, AgentLoops, new_event_loop
-from runstore.runtime.loops.loop_watch import LOOK_S, LoopWatch
+from runstore.runtime.loops.loop_watch import LOOPS_CHECK_S, LoopWatch
 from runstore.runtime.process import messages
 from runstore.runtime.process.child import FLUSH_S, answer, begin_process, opened
 from runstore.runtime.process.pipe import Pipe, PipeLog, PipeRecorder, receive
@@ -120,7 +120,7 @@ class Driver:
         while True:
             await self._loop_watch.look()
             self._pipe.send(self.alive())
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOPS_CHECK_S)
 
     def alive(self) -> messages.Alive:
         """A sign of life."""

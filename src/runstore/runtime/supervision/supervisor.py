@@ -25,7 +25,7 @@ from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.holders import CLOSING_S, wait_until_closed
 from runstore.runtime.leases.leases import Leases
 from runstore.runtime.loops.agent_loops import STOP_S, AgentLoop, AgentLoops
-from runstore.runtime.loops.loop_watch import LOOK_S, LoopWatch
+from runstore.runtime.loops.loop_watch import LOOPS_CHECK_S, LoopWatch
 from runstore.runtime.process.agent_processes import AgentProcesses
 from runstore.runtime.process.messages import Open
 from runstore.runtime.process.processes import Processes
@@ -150,7 +150,7 @@ class Supervisor:
             self.shared.start()
         self._watchers = [
             asyncio.create_task(self._repeat(SWEEP_S, self.sweep)),
-            asyncio.create_task(self._repeat(LOOK_S, self._loop_watch.look)),
+            asyncio.create_task(self._repeat(LOOPS_CHECK_S, self._loop_watch.look)),
         ]
         return self
 
