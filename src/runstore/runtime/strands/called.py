@@ -291,14 +291,33 @@ def submit(self: ThreadPoolExecutor, function: Any, /, *arguments: Any, **option
     return _submit(self, function, *arguments, **options)
 
 
+Hook = Callable[[Called, Any, Place], Awaitable[None]]
+
+HOOKS: tuple[tuple[type[Any], float, Hook], ...] = (
+    (BeforeModelCallEvent, LAST, lambda called, event, _: called.model_calls.calling(event)),
+    (AfterModelCallEvent, FIRST, lambda called, event, _: called.model_calls.called(event)),
+    (AfterModelCallEvent, LAST, lambda called, event, _: called.model_calls.settled(event)),
+    (BeforeToolCallEvent, LAST, Called.before_tool),
+    (AfterToolCallEvent, LAST, Called.after_tool),
+)
+
+
+def _recorded(hook: Hook) -> Callable[[Any], Awaitable[None]]:
+    """A hook of the run whose tool has called the agent."""
+
+    async def of_run(event: Any) -> None:
+        tool, call = TOOL.get(), call_of(event.agent)
+        if tool is not None and call is not None:
+            await hook(tool.called, event, call.place)
+
+    return of_run
+
+
 def _hook(agent: Agent) -> None:
     if agent not in _hooked:
         _hooked.add(agent)
-        agent.add_hook(_model_calling, BeforeModelCallEvent, order=LAST)
-        agent.add_hook(_model_called, AfterModelCallEvent, order=FIRST)
-        agent.add_hook(_model_settled, AfterModelCallEvent, order=LAST)
-        agent.add_hook(_before_tool, BeforeToolCallEvent, order=LAST)
-        agent.add_hook(_after_tool, AfterToolCallEvent, order=LAST)
+        for event, order, hook in HOOKS:
+            agent.add_hook(_recorded(hook), event, order=order)
         agent.add_middleware(InvokeModelStage.Input, _call_model)
         if may_change_request(agent):
             agent.add_middleware(InvokeModelStage, _ask_model)
@@ -321,33 +340,6 @@ async def _ask_model(
         context = tool.called.ask(context, at.place)
     async for event in call(context):
         yield event
-
-
-async def _before_tool(event: BeforeToolCallEvent) -> None:
-    tool, call = TOOL.get(), call_of(event.agent)
-    if tool is not None and call is not None:
-        await tool.called.before_tool(event, call.place)
-
-
-async def _after_tool(event: AfterToolCallEvent) -> None:
-    tool, call = TOOL.get(), call_of(event.agent)
-    if tool is not None and call is not None:
-        await tool.called.after_tool(event, call.place)
-
-
-async def _model_calling(event: BeforeModelCallEvent) -> None:
-    if (tool := TOOL.get()) is not None and call_of(event.agent) is not None:
-        await tool.called.model_calls.calling(event)
-
-
-async def _model_called(event: AfterModelCallEvent) -> None:
-    if (tool := TOOL.get()) is not None and call_of(event.agent) is not None:
-        await tool.called.model_calls.called(event)
-
-
-async def _model_settled(event: AfterModelCallEvent) -> None:
-    if (tool := TOOL.get()) is not None and call_of(event.agent) is not None:
-        await tool.called.model_calls.settled(event)
 
 
 def _as_part(name: str) -> str:

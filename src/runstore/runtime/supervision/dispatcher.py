@@ -35,6 +35,8 @@ from runstore.runtime.supervision.run_table import (
 from runstore.runtime.supervision.stopper import Stopper
 from runstore.runtime.supervision.worker import RunWorker, call_in
 
+Begin = Coroutine[Any, Any, Attempt | None]  # begins an attempt, unless the run can no longer be started
+
 log = structlog.get_logger(__name__)
 
 
@@ -159,20 +161,12 @@ class Dispatcher:
             and self._runs.count(*WITH_SLOT) < self._capacity
         )
 
-    def _begin(
-        self,
-        run_id: str,
-        user_id: str,
-        attempt: Coroutine[Any, Any, Attempt | None],
-        meanwhile: Meanwhile | None = None,
-    ) -> None:
+    def _begin(self, run_id: str, user_id: str, begin: Begin, meanwhile: Meanwhile | None = None) -> None:
         meanwhile = meanwhile or Meanwhile()
         self._runs.move(run_id, Starting(meanwhile))
-        self._worker.tasks.start(run_id, self._start(run_id, user_id, attempt, meanwhile))
+        self._worker.tasks.start(run_id, self._start(run_id, user_id, begin, meanwhile))
 
-    async def _start(
-        self, run_id: str, user_id: str, begin: Coroutine[Any, Any, Attempt | None], meanwhile: Meanwhile
-    ) -> None:
+    async def _start(self, run_id: str, user_id: str, begin: Begin, meanwhile: Meanwhile) -> None:
         before: str | None = None
         try:
             attempt = await begin
