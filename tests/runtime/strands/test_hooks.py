@@ -13,6 +13,7 @@ from runstore.runtime.memory.request_references import Requests
 from runstore.runtime.memory.resume import Memory
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.hooks import Hooks
+from runstore.runtime.strands.recording import Recording
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.strands_kit import Playbook, agent, drive, say, use
 
@@ -23,7 +24,7 @@ async def test_an_agent_that_the_garbage_collector_closes_raises_nothing() -> No
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
     before = asyncio.all_tasks()
     recorder, requests = ClosableRecorder(ListRecorder(), lambda: None), Requests(context(), "7 + 7?", ())
-    hooks = Hooks(context(), recorder, Memory(), requests, remembering=True)
+    hooks = Hooks(Recording(context(), recorder, Memory(), requests, remembering=True))
     dropped = agent(Playbook(say("four", "teen")))
     hooks.install(dropped, "demo")
     stream = dropped.stream_async("7 + 7?")

@@ -36,6 +36,7 @@ from runstore.runtime.strands.invocations import STATE_KEY
 from runstore.runtime.strands.model_calls import ModelCalls
 from runstore.runtime.strands.nodes import nodes_of
 from runstore.runtime.strands.providers import has_providers
+from runstore.runtime.strands.recording import Recording
 from runstore.runtime.strands.redaction import may_redact
 from runstore.runtime.strands.repair import BROKEN_OFF
 from runstore.runtime.strands.replies import Replies
@@ -219,18 +220,12 @@ class StrandsAgent:
     def _hook(self, closable: ClosableRecorder, memory: Memory, requests: Requests, goes_on: bool) -> Hooks:
         nodes = list(nodes_of(self._product, self._root))
         memory = memory if goes_on else Memory(usage=memory.usage)
+        recording = Recording(self._context, closable, memory, requests, remembering=goes_on)
+        recording.answers.stopping = self._stop_requested
         hooks = Hooks(
-            self._context,
-            closable,
-            memory,
-            requests,
-            remembering=goes_on,
-            at_most_once=self._at_most_once,
-            approve=self._approve,
-            nodes=nodes,
+            recording, at_most_once=self._at_most_once, approve=self._approve, nodes=nodes,
             replies=self._replies,
-        )
-        hooks.recording.answers.stopping = self._stop_requested
+        )  # fmt: skip
         for path, agent in self._agents:
             hooks.install(agent, path)
         for node in nodes:

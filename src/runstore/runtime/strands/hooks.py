@@ -24,12 +24,9 @@ from strands.middleware import (
     TypedEvent,
 )
 
-from runstore.core.ports import AgentResult, RunContext
-from runstore.runtime.memory.request_references import Requests
-from runstore.runtime.memory.resume import Memory
+from runstore.core.ports import AgentResult
 from runstore.runtime.strands.added import AddedMessages
 from runstore.runtime.strands.called import Called
-from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.interrupts import Interrupts
 from runstore.runtime.strands.invocations import Invocations
 from runstore.runtime.strands.messages import MessageRecorder
@@ -45,42 +42,34 @@ class Hooks:
     """The hooks of one attempt of one run, on every agent of its hierarchy.
 
     Args:
-        remembering: record the agents' messages and resume from `memory`. False for an orchestrator that
-            restarts from the input.
         at_most_once: names of tools that the configuration marks so; agents as tools do not count.
         approve: names of tools whose calls a person has to approve.
-        nodes: of a Graph or Swarm that resumes from `memory`.
+        nodes: of a Graph or Swarm that resumes from the log.
         replies: answers tool calls from the log of another run.
     """
 
     def __init__(
         self,
-        context: RunContext,
-        recorder: ClosableRecorder,
-        memory: Memory,
-        requests: Requests,
+        recording: Recording,
         *,
-        remembering: bool,
         at_most_once: Set[str] = frozenset(),
         approve: Set[str] = frozenset(),
         nodes: Sequence[Node] = (),
         replies: Replies | None = None,
     ) -> None:
-        self.recording = Recording(context, recorder, memory, requests, remembering=remembering)
-        self.interrupts = Interrupts(context.agent_name)
-        self.interrupts.remember(memory.conversations.values())
-        self.nodes = Nodes(nodes, self.recording, self.interrupts)
-        self._added = AddedMessages(self.recording, self.nodes.paths)
-        self._messages = MessageRecorder(self.recording, self._added)
-        self.model_calls = ModelCalls(self.recording)
-        self.invocations = Invocations(
-            self.recording, self.interrupts, self._messages, self._added, self.nodes
-        )
+        self.recording = recording
+        self.interrupts = Interrupts(recording.context.agent_name)
+        self.interrupts.remember(recording.memory.conversations.values())
+        self.nodes = Nodes(nodes, recording, self.interrupts)
+        self._added = AddedMessages(recording, self.nodes.paths)
+        self._messages = MessageRecorder(recording, self._added)
+        self.model_calls = ModelCalls(recording)
+        self.invocations = Invocations(recording, self.interrupts, self._messages, self._added, self.nodes)
         self.called = Called(
-            self.recording, self.model_calls, self.invocations, at_most_once=at_most_once, approve=approve
+            recording, self.model_calls, self.invocations, at_most_once=at_most_once, approve=approve
         )
         self._tools = ToolCalls(
-            self.recording, self.interrupts, self.called, self.invocations, self.nodes,
+            recording, self.interrupts, self.called, self.invocations, self.nodes,
             install=self.install, at_most_once=at_most_once, approve=approve, replies=replies,
         )  # fmt: skip
 

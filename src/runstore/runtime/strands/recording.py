@@ -16,7 +16,13 @@ from runstore.runtime.strands.hooked_agents import HookedAgents
 
 
 class Recording:
-    """The recording of one attempt. `remembering`: the log holds the agents' messages."""
+    """The recording of one attempt.
+
+    Args:
+        memory: what earlier attempts have left.
+        remembering: record the agents' messages, and resume from `memory`. False for an orchestrator that
+            restarts from the input.
+    """
 
     def __init__(
         self,
