@@ -330,6 +330,7 @@ async def test_a_reader_that_follows_it_from_its_start_reads_no_rows(
     async with open_runtime(settings) as runtime:
         first = (await runtime.store.start(NEW)).run.run_id  # imports strands
         await runtime.store.get(first, wait_s=DEADLINE_S)
+        await until(lambda: runtime.supervisor.running == 0)  # its slot is free
         monkeypatch.setattr(SqlEventLog, "read", unread)
         monkeypatch.setattr(SqlEventLog, "head", unread)
         with ExitStack() as places:
