@@ -75,7 +75,7 @@ def types(commits: list[Committed], run_id: str) -> list[list[str]]:
 async def test_it_begins_without_a_look_at_the_log(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starting, "read_queued", unread)
+    monkeypatch.setattr(starting, "read_start", unread)
     async with open_runtime(settings) as runtime:
         run_id = new_run_id()
         await runtime.event_log.append(run_id, [QUEUED], expected_seq=0)
