@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import re
 import socket
 import sqlite3
@@ -229,6 +230,18 @@ def test_a_server_that_has_no_memory_for_its_agents_ends(
     left: list[ConfigError] = []
     process._warm_up(cast(Any, SimpleNamespace(supervisor=SimpleNamespace(shared=None))), left.append)
     assert "the agents' code cannot be imported: out of memory" in str(left[0])
+
+
+def test_a_database_that_cannot_be_created_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", refuse)
+    refused(
+        call_command("migrate", folder=tmp_path), "database runstore.db: cannot be created: Read-only file"
+    )
 
 
 def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:

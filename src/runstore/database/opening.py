@@ -144,6 +144,9 @@ def _first_connection(dialect: Dialect) -> Connection:
         if dialect.unavailable(error):
             raise
         cause = cause_of(error)
+        if isinstance(cause, OSError) and dialect.file is not None:
+            reason = f"cannot be created: {cause.strerror}"
+            raise ConfigError(f"database {dialect.location}: {reason}", setting="database_url") from error
         reason = " ".join(str(cause).split())[:200]
         message = f"database {dialect.location}: its driver refuses the URL: {type(cause).__name__}: {reason}"
         raise ConfigError(message, setting="database_url") from error
