@@ -15,7 +15,6 @@ from benchmarks.report import Report
 from runstore.core.events import Queued
 from runstore.core.ids import first_run_id, new_run_id
 from runstore.core.run import Run
-from runstore.core.threads import asking
 from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
 from runstore.database.tables import runs
@@ -23,6 +22,7 @@ from runstore.eventlog.queries import read_head
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import RunList, RunQuery, find_run, find_runs
+from runstore.threads import asking
 
 LISTS = 16  # at once
 ROWS = 2_000  # of one INSERT

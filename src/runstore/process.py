@@ -19,7 +19,6 @@ import structlog
 
 from runstore.app import Runtime, build_app, check_exposure, open_runtime
 from runstore.core.errors import AgentError, ConfigError
-from runstore.core.threads import in_own_thread
 from runstore.http.server import BACKLOG, Server
 from runstore.logs import flush_logs
 from runstore.runtime import interpreter
@@ -29,6 +28,7 @@ from runstore.runtime.catalog.teams import Teams
 from runstore.runtime.loops.agent_loops import new_event_loop
 from runstore.runtime.supervision.worker import call_in
 from runstore.settings import Settings, use_folder
+from runstore.threads import in_own_thread
 
 OPEN_FILES = 65_536  # descriptors to have, if allowed; each connection takes one, and 1,024 are usual
 FLUSH_OUTPUT_S = 1.0  # seconds at exit to flush standard output and standard error

@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import Connection, text
 
 from runstore.core.errors import Busy, LogUnavailable
-from runstore.core.threads import asking
 from runstore.database import database
 from runstore.database.dialects import LISTERS, PAGERS, sqlite
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import RunQuery, find_runs
+from runstore.threads import asking
 from tests.kit.events import start_run
 from tests.kit.polling import DEADLINE_S
 

@@ -11,13 +11,13 @@ from runstore.core.errors import Busy
 from runstore.core.events import Request
 from runstore.core.model_requests import ModelRequest
 from runstore.core.new_run import NewRun
-from runstore.core.threads import asking
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.store import large_reads
 from runstore.store.forks import ForkOptions
 from runstore.store.runs import Forked, RunStore
+from runstore.threads import asking
 from tests.kit.events import start_run
 from tests.kit.polling import DEADLINE_S, until
 

@@ -7,8 +7,8 @@ import pytest
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import Busy
-from runstore.core.threads import Threads, asking
 from runstore.store.steps import ReadPage, StepReader, read_steps
+from runstore.threads import Threads, asking
 
 
 def fold(read: ReadPage) -> int:

@@ -11,10 +11,10 @@ import structlog
 from sqlalchemy import Connection, exc
 
 from runstore.core.errors import Busy, InvalidName, LogUnavailable
-from runstore.core.threads import WAIT_S, Threads, in_own_thread
 from runstore.database.columns import UnstorableText
 from runstore.database.dialects import CHANGERS, LISTERS, PAGERS, READERS, Dialect
 from runstore.database.replica import Replica, Unanswered
+from runstore.threads import WAIT_S, Threads, in_own_thread
 
 CLOSED = "the log is closed"
 READ_TRIES = 5  # tries of a read whose tables are replaced while it reads

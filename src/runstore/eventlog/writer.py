@@ -20,10 +20,10 @@ from runstore.core.errors import InvalidEvent, LogUnavailable, RunstoreError
 from runstore.core.events import Custom, Event, Queued
 from runstore.core.limits import MAX_EVENTS_PER_APPEND
 from runstore.core.ports import Committed, Publisher, Reservation
-from runstore.core.threads import in_own_thread
 from runstore.database.columns import UnstorableText
 from runstore.eventlog.admission import MARKERS, Append, Waiter
 from runstore.eventlog.pending import PendingAppends, without_cancelled_text
+from runstore.threads import in_own_thread
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # seconds between two tries while the log is unavailable
 CLOSE_TIMEOUT_S = 1.0  # seconds to commit the queue at close; appends left then were never acknowledged

@@ -23,10 +23,10 @@ from runstore.core.codec import TOO_DEEP, mended
 from runstore.core.depth import MAX_DEPTH, check_decodable
 from runstore.core.errors import Busy, EventTooDeep, TooLarge
 from runstore.core.names import holds_nul
-from runstore.core.threads import Threads
 from runstore.http.errors import BadRequest
 from runstore.http.security.users import login_of
 from runstore.store.runs import RunStore
+from runstore.threads import Threads
 
 SMALL_BYTES = 64 << 10  # bytes of a body that needs no room and is decoded at once
 # Bytes of all larger bodies that are being received or decoded; at least two of the largest fit.

@@ -16,7 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import HANDLED_SIGNALS
 
-from runstore.core.forks import forget, keep_from_forks
+from runstore.forks import forget, keep_from_forks
 from runstore.http.http1.connections import Connections
 from runstore.http.http1.protocol import KEEP_ALIVE_S, HttpProtocol
 from runstore.http.streaming.watched import ConnectionCut, WatchedClient, until_disconnected

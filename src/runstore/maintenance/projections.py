@@ -11,7 +11,6 @@ from sqlalchemy import Connection, Table
 
 from runstore.core.errors import ConfigError
 from runstore.core.events import AuditProjection
-from runstore.core.threads import in_own_thread
 from runstore.database.database import Database
 from runstore.eventlog.queries import last_position
 from runstore.maintenance.audit import record_audit
@@ -39,6 +38,7 @@ from runstore.projections.builds import (
 from runstore.projections.live import live_tables, reading_live
 from runstore.projections.projection import Projection
 from runstore.projections.runner import ProjectionRunner
+from runstore.threads import in_own_thread
 
 T = TypeVar("T")
 

@@ -16,7 +16,6 @@ import structlog
 
 from runstore.core.backoff import Backoff
 from runstore.core.ports import Committed, Publisher
-from runstore.core.threads import in_own_thread
 from runstore.core.times import now_ms
 from runstore.database.database import Database
 from runstore.eventlog.queries import last_position, read_first_at
@@ -39,6 +38,7 @@ from runstore.projections.builds import (
 from runstore.projections.filling import Filled, Filling
 from runstore.projections.projection import Projection, Slot
 from runstore.projections.silences import Silences
+from runstore.threads import in_own_thread
 
 LEASE_S = 10.0  # seconds without a beat, while events wait, after which another runner takes a build over
 POLL_S = 1.0  # seconds between two polls for other processes' events and commands

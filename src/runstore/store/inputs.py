@@ -22,10 +22,10 @@ from runstore.core.inputs import NULL, Input, answered, fold_inputs
 from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, Head, LogReader, LogWriter
 from runstore.core.run import Actor
-from runstore.core.threads import WAIT_S, Threads
 from runstore.core.times import now_ms
 from runstore.runtime.attempts.open_inputs import LastInputs
 from runstore.runtime.catalog.output_schema import schema_warnings
+from runstore.threads import WAIT_S, Threads
 
 MAX_ANSWER_BYTES = 256 << 10  # bytes of an answer as JSON: half of an event, which may repeat the arguments
 MAX_ADDED_BYTES = 512 << 10  # bytes of an added message as JSON: half of an event, which repeats the input

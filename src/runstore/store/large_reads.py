@@ -9,7 +9,7 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.errors import TooLarge
 from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, LogReader
-from runstore.core.threads import WAIT_S, Threads
+from runstore.threads import WAIT_S, Threads
 
 ROW_BYTES = 256  # bytes that a read event takes besides its data
 READS = 2  # concurrent reads of all users: each takes a core for seconds, and several times its events' bytes

@@ -12,7 +12,7 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.folds.step_fold import STREAMED, STRUCTURE, StepFold
 from runstore.core.ports import EventFilter
 from runstore.core.records import record_of
-from runstore.core.threads import Threads
+from runstore.threads import Threads
 
 MAX_FOLDED = 20_000  # events without streamed text that one answer folds, some 0.5 s of work
 MAX_FOLDED_BYTES = 16 << 20  # bytes of their data; the event that crosses it is the last

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from runstore.app import open_runtime
-from runstore.core.threads import Threads
 from runstore.http import app
 from runstore.http.native import steps
 from runstore.settings import ServerSettings, Settings
+from runstore.threads import Threads
 from tests.http.streaming.test_stuck_client import EVENTS, closed_run, running
 from tests.kit.polling import DEADLINE_S
 

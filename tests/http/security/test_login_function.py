@@ -12,12 +12,12 @@ import pytest
 from starlette.requests import Request
 
 from runstore.core.errors import Busy
-from runstore.core.threads import asking
 from runstore.http.security import login_function
 from runstore.http.security.auth import Authenticator
 from runstore.http.security.login_function import ADDRESS_SHARE, LOGIN_SHARE, LOGIN_THREADS, LoginFunction
 from runstore.http.security.signing import TicketSigner
 from runstore.http.security.users import User
+from runstore.threads import asking
 from tests.kit.polling import DEADLINE_S
 from tests.kit.server import ServerProcess, serving, until
 

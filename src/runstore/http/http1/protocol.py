@@ -13,7 +13,7 @@ import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from runstore.core.forks import forget, keep_from_forks
+from runstore.forks import forget, keep_from_forks
 from runstore.http.http1.connections import Connections
 from runstore.http.http1.reader import Reader
 from runstore.http.http1.request_head import (

@@ -7,7 +7,6 @@ from msgspec import Struct
 from starlette.responses import Response
 
 from runstore.core import errors
-from runstore.core.threads import in_own_thread
 from runstore.http.errors import Forbidden
 from runstore.http.json import RunId, json_response
 from runstore.http.operations import Call, Operation, ResponseSpec
@@ -16,6 +15,7 @@ from runstore.http.schemas import MAX_REASON, RUN_ID, json
 from runstore.http.security.access import Access
 from runstore.store.erasure import Erasure
 from runstore.store.runs import RunStore
+from runstore.threads import in_own_thread
 
 MAX_FORKS = 1_000  # ids of one answer
 

@@ -9,12 +9,12 @@ from runstore.core.codec import RecordedEvent, decode
 from runstore.core.events import EVENT_CLASSES, STREAMED_TYPES, Queued
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord, raw_record_of
-from runstore.core.threads import WAIT_S, Threads
 from runstore.http.errors import BadRequest
 from runstore.http.json import Seq
 from runstore.http.native.event_types import FAMILIES
 from runstore.runtime.catalog.output_schema import SchemaWarning, schema_warnings
 from runstore.store.runs import RunAt, RunStore
+from runstore.threads import WAIT_S, Threads
 
 INCLUDES = ("trace", "ops_log", "schema_warnings")
 MAX_INCLUDED = 1_000  # events of a trace or an operations log

@@ -8,7 +8,6 @@ from msgspec import Struct
 from starlette.responses import Response
 
 from runstore.core.errors import RunstoreError
-from runstore.core.threads import in_own_thread
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.json import json_response
 from runstore.http.operations import Call, Operation, ResponseSpec
@@ -17,6 +16,7 @@ from runstore.http.schemas import TEXT, json
 from runstore.maintenance.projection_status import ProjectionStatus
 from runstore.maintenance.projections import Projections
 from runstore.projections.prices import Prices
+from runstore.threads import in_own_thread
 
 PROJECTION = Parameter("name", TEXT, "a projection, as in the list", "path")
 

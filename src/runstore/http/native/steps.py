@@ -14,7 +14,6 @@ from runstore.core.folds.comparison import Pair, RunComparison
 from runstore.core.folds.step import Step
 from runstore.core.folds.transcript import result_text
 from runstore.core.run import Run
-from runstore.core.threads import WAIT_S, Threads
 from runstore.core.times import timestamp
 from runstore.http.json import Count, Time, json_response
 from runstore.http.native.records import RunRecord, record
@@ -27,6 +26,7 @@ from runstore.http.security.access import Access
 from runstore.projections.prices import NANO, Prices
 from runstore.store.runs import RunStore
 from runstore.store.steps import MAX_FOLDED, FoldedSteps, ReadPage, StepReader, read_steps
+from runstore.threads import WAIT_S, Threads
 
 SHORT_RUN = 10_000  # events of an open run up to which its steps begin with the first one
 LATEST = 3_000  # the steps of a longer run begin so many events before the last one, or the requested one

@@ -16,7 +16,6 @@ from runstore.core.folds.passages import Passage, Passages
 from runstore.core.printable import escaped
 from runstore.core.records import record_of
 from runstore.core.run import Run
-from runstore.core.threads import Threads, asking
 from runstore.core.times import timestamp
 from runstore.http.operations import Call, Operation, ResponseSpec
 from runstore.http.requests import prefers
@@ -24,6 +23,7 @@ from runstore.http.schemas import RUN_ID, TEXT
 from runstore.http.security.access import Access
 from runstore.http.streaming.watched import WatchedAnswer
 from runstore.store.runs import RunStore
+from runstore.threads import Threads, asking
 
 HTML, MARKDOWN = "text/html", "text/markdown"
 BASE64 = re.compile(r"[A-Za-z0-9+/=]*")

@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from runstore.core.errors import RunstoreError
-from runstore.core.threads import asking
 from runstore.core.times import now_ms
 from runstore.database.database import Database
 from runstore.http.errors import Unauthorized
@@ -20,6 +19,7 @@ from runstore.http.security.signing import Ticket, TicketScope, TicketSigner
 from runstore.http.security.users import LOCAL, SCOPE_KEY, Login, User
 from runstore.store import keys
 from runstore.store.keys import ApiKey
+from runstore.threads import asking
 
 TICKET = "ticket"  # the query parameter for a ticket
 

@@ -18,9 +18,9 @@ import structlog
 from starlette.requests import Request
 
 from runstore.core.errors import Busy, ConfigError
-from runstore.core.threads import Threads
 from runstore.http.errors import Unauthorized
 from runstore.http.security.users import Login, User
+from runstore.threads import Threads
 
 AUTHENTICATE_S = 10.0  # seconds that the function may take
 LOGIN_THREADS = 256  # concurrent calls of a synchronous function; hanging calls keep their threads

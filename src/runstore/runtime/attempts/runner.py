@@ -14,7 +14,6 @@ from runstore.core.events import Completed, Ending, Event, Failed, InputRequeste
 from runstore.core.inputs import MAX_REQUESTS, approval_schema, numbered
 from runstore.core.masking import without_keys
 from runstore.core.ports import Agent, AgentResult, Asked, EventLog, LogReader, RunContext
-from runstore.core.threads import in_own_thread
 from runstore.core.times import now_ms
 from runstore.runtime.attempts.recorder import ADDED, Recorder
 from runstore.runtime.attempts.spans import attempt_span, note_ending
@@ -22,6 +21,7 @@ from runstore.runtime.catalog.output_schema import check_schema, schema_warnings
 from runstore.runtime.holders import HELD, AttemptHolders
 from runstore.runtime.loops.agent_loops import AgentLoop
 from runstore.runtime.user_code import in_a_line, words_of
+from runstore.threads import in_own_thread
 
 SAFE_POINT_S = 0.1  # seconds for an agent to stop by itself before its task is cancelled
 MAX_MESSAGE = 4_000  # characters of an error message

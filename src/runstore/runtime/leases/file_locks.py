@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from uuid import uuid4
 
-from runstore.core.forks import forget, keep_from_forks
+from runstore.forks import forget, keep_from_forks
 
 
 class FileLeases:

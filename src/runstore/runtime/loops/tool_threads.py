@@ -12,8 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from structlog.contextvars import get_contextvars
 
-from runstore.core.threads import raisable
 from runstore.runtime.loops.interrupts import Interrupted, drop_interrupt, interrupt
+from runstore.threads import raisable
 
 TOOL_THREADS = 1_000  # concurrent sync tools, as many as runs, so that stuck ones do not block others
 INTERRUPT_S = 5.0  # seconds for a blocking tool to end after its run

@@ -18,7 +18,6 @@ from structlog.contextvars import bound_contextvars
 
 from runstore.core.codec import encode
 from runstore.core.errors import ConfigError
-from runstore.core.threads import in_own_thread
 from runstore.runtime import interpreter
 from runstore.runtime.attempts.runner import failure
 from runstore.runtime.attempts.spans import flush_spans
@@ -31,6 +30,7 @@ from runstore.runtime.process import messages
 from runstore.runtime.process.child import FLUSH_S, answer, begin_process, opened
 from runstore.runtime.process.pipe import Pipe, PipeLog, PipeRecorder, receive
 from runstore.runtime.process.task import AgentTask
+from runstore.threads import in_own_thread
 
 
 def work(events: socket.socket) -> NoReturn:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from runstore.core.errors import AgentError
-from runstore.core.forks import forget, keep_from_forks
+from runstore.forks import forget, keep_from_forks
 from runstore.runtime.process.fork_server import FAILED, ONE_RUN, READY, STATUS_BYTES
 
 START_S = 30.0  # seconds for the fork server to import strands, and to fork a process

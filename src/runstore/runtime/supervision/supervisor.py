@@ -19,7 +19,6 @@ from runstore.core.errors import ConfigError, LogUnavailable
 from runstore.core.events import CancelRequested, InputAdded, InputGiven, Queued, Started
 from runstore.core.ports import Committed, LiveFeed, RunLog
 from runstore.core.run import owner_of
-from runstore.core.threads import in_own_thread
 from runstore.runtime.attempts.starting import Fresh
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.holders import CLOSING_S, wait_until_closed
@@ -42,6 +41,7 @@ from runstore.runtime.supervision.run_table import (
 from runstore.runtime.supervision.stopper import Stopper
 from runstore.runtime.supervision.sweep import Sweep
 from runstore.runtime.supervision.worker import RunTasks, RunWorker, call_in
+from runstore.threads import in_own_thread
 
 SWEEP_S = 0.5  # seconds between two sweeps
 HEAD_START_S = 0.02  # average head start of the least busy process, in seconds, if all hear of a queued run

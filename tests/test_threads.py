@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from runstore.core import threads as module
+from runstore import threads as module
 from runstore.core.errors import Busy
-from runstore.core.threads import Threads, asking, in_own_thread
+from runstore.threads import Threads, asking, in_own_thread
 from tests.kit.polling import DEADLINE_S
 
 Begun = list[str]
@@ -197,7 +197,7 @@ async def test_work_with_its_own_thread_waits_for_no_other_work() -> None:
 def test_a_process_ends_though_its_threads_hang() -> None:
     program = """
 import asyncio, threading
-from runstore.core.threads import Threads, in_own_thread
+from runstore.threads import Threads, in_own_thread
 async def main():
     threads = Threads("test", 2)
     for call in (threads.call, in_own_thread):

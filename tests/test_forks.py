@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runstore.core.forks import forget, keep_from_forks
+from runstore.forks import forget, keep_from_forks
 from runstore.runtime.leases.file_locks import FileLeases
 from tests.kit.polling import DEADLINE_S
 
