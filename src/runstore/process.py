@@ -199,7 +199,10 @@ def _warm_up(runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
             asyncio.run(runtime.store.catalog.check())
     except ConfigError as error:
         leave(error)
-    except (MemoryError, OSError, RuntimeError) as error:  # there are too few threads, files or bytes
+    except OSError as error:  # too many open files, perhaps of clients that soon leave: runs try it again
+        log.warning("agents_not_prepared", error=str(error))
+        return
+    except (MemoryError, RuntimeError) as error:  # there are too few bytes or threads
         reason = str(error) or "out of memory"
         leave(ConfigError(f"the agents' code cannot be imported: {reason}: see the limits of this process"))
         return

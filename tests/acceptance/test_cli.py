@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 import runstore.maintenance.purge as purging
@@ -230,6 +231,19 @@ def test_a_server_that_has_no_memory_for_its_agents_ends(
     left: list[ConfigError] = []
     process._warm_up(cast(Any, SimpleNamespace(supervisor=SimpleNamespace(shared=None))), left.append)
     assert "the agents' code cannot be imported: out of memory" in str(left[0])
+
+
+def test_a_server_whose_clients_have_all_descriptors_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_descriptor() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(process, "_import_strands", no_descriptor)
+    left: list[ConfigError] = []
+    with capture_logs() as lines:
+        process._warm_up(cast(Any, SimpleNamespace(supervisor=SimpleNamespace(shared=None))), left.append)
+    assert (left, [line["event"] for line in lines]) == ([], ["agents_not_prepared"])
 
 
 def test_a_database_that_cannot_be_created_is_refused_with_the_reason(
