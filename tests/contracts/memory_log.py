@@ -10,6 +10,7 @@ import msgspec
 from runstore.core.codec import EncodedEvent, RecordedEvent
 from runstore.core.errors import InvalidEvent, RunPurged, RunstoreError
 from runstore.core.events import (
+    AgentStarted,
     CancelRequested,
     InputGiven,
     InputRequested,
@@ -21,7 +22,7 @@ from runstore.core.events import (
 from runstore.core.ports import Committed, EventFilter, Head, LiveFeed, OpenRun
 from runstore.core.queued import read_queued
 from runstore.eventlog.admission import NOTHING, Append, Given, admit, advance
-from runstore.eventlog.discards import TextEvent, Withheld, discards, settle
+from runstore.eventlog.discards import TextEvent, Withheld, discards, says_redacts, settle
 from runstore.eventlog.queries import MAX_PAGE_BYTES
 from runstore.eventlog.rules.control import WAITING
 from runstore.eventlog.rules.reservations import Reservations, UsedKey
@@ -158,7 +159,9 @@ class MemoryStore:
                 self.conversations.setdefault((queued.user_id, queued.session_id), []).append(run_id)
         redacts = False
         if discards(append):
-            settled = settle(events, before.seq + 1, lambda: self._text_before(run_id))
+            settled = settle(
+                events, before.seq + 1, lambda: self._text_before(run_id), lambda: self._redacts(run_id)
+            )
             events, redacts = settled.events, settled.redacts
             for withheld in settled.withheld:
                 self._withhold(run_id, withheld)
@@ -194,6 +197,10 @@ class MemoryStore:
     def _text_before(self, run_id: str) -> Iterator[TextEvent]:
         for event in reversed(self.runs.get(run_id, [])):
             yield TextEvent(event.seq, event.type, event.data)
+
+    def _redacts(self, run_id: str) -> bool:
+        started = (event.data for event in self.runs.get(run_id, []) if event.type == AgentStarted.type)
+        return any(map(says_redacts, started))
 
     def _withhold(self, run_id: str, withheld: Withheld) -> None:
         run, seqs = self.runs[run_id], set(withheld.seqs)

@@ -9,10 +9,13 @@ import pytest
 from runstore.core.codec import RecordedEvent, decode, encode
 from runstore.core.errors import RunClosed
 from runstore.core.events import (
+    AgentStarted,
+    Cancelled,
     Custom,
     Discarded,
     DiscardReason,
     Event,
+    Failed,
     Message,
     Reasoning,
     Redacted,
@@ -33,6 +36,10 @@ from tests.kit.live import seqs
 
 SECRET = "hunter2"
 ANSWER = Message(agent="demo", message={"role": "assistant", "content": [{"text": SECRET}]})
+PLAIN, REDACTS = AgentStarted(agent="demo"), AgentStarted(agent="demo", redacts=True)
+CANCELLED = Cancelled(reason="user")
+FORCED = Cancelled(reason="user", forced=True)
+FAILED = Failed(code="run_timeout", message="too long")
 GUIDANCE = Message(agent="demo", message={"role": "user", "content": [{"text": "be kind"}]})
 
 
@@ -230,6 +237,33 @@ async def test_a_new_attempt_withholds_what_the_last_one_left_unjudged(
     ]  # fmt: skip
     if withholds:
         assert read(events)[4:6] == [Redacted(agent="demo/x", call_id="t1"), Redacted(agent="demo")]
+
+
+@pytest.mark.parametrize("ending", [CANCELLED, FAILED, FORCED], ids=["stopped", "failed", "forced"])
+@pytest.mark.parametrize("together", [False, True])
+async def test_an_ending_withholds_text_that_nothing_has_judged(
+    log: EventLog, feed: MemoryFeed, ending: Event, together: bool
+) -> None:
+    run_id = await start_run(log)
+    said = [say("judged "), ANSWER, say("other", "demo/x", "t1"), say(SECRET), say(SECRET), note()]
+    batches = [[REDACTS, *said, ending]] if together else [[REDACTS], said, [say(SECRET), ending]]
+    for batch in batches:
+        await log.append(run_id, batch)
+    events = await read_run(log, run_id)
+    assert [event.type for event in events][3:8] == ["llm.token", "llm.message", *["llm.redacted"] * 3]
+    assert not [event for event in events if event.seq > 5 and SECRET.encode() in event.data]
+    assert read(events)[5:7] == [Redacted(agent="demo/x", call_id="t1"), Redacted(agent="demo")]
+    assert b"hunter2hunter2" not in await frames(log, feed, run_id, after=5)
+
+
+@pytest.mark.parametrize(("began", "ending"), [(PLAIN, CANCELLED), (REDACTS, COMPLETED)])
+async def test_an_ending_keeps_text_that_cannot_be_redacted_any_more(
+    log: EventLog, began: Event, ending: Event
+) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [began, say("half an ans")])
+    await log.append(run_id, [ending])
+    assert read(await read_run(log, run_id))[3] == say("half an ans")
 
 
 @pytest.mark.parametrize("reason", ["retried", "failed", "rejected"])

@@ -1,8 +1,8 @@
 """Text that no longer counts: finds where it begins in the log, and which of it to withhold. Pure.
 
 An agent does not wait for the seqs of its text. So it states how much text it discards, and the log counts
-back from the `llm.discarded`, in the transaction that stores it. A new attempt of a run that may redact
-withholds the unfinished text of the last one.
+back from the `llm.discarded`, in the transaction that stores it. Unfinished text of a run that may redact is
+withheld by its next attempt, or by an ending other than `lifecycle.completed`: nothing has judged it.
 """
 
 from collections import defaultdict
@@ -15,6 +15,8 @@ from runstore.core.codec import EncodedEvent, encode, to_json
 from runstore.core.events import (
     STREAMED_TYPES,
     TEXT_TYPES,
+    AgentStarted,
+    Completed,
     Discarded,
     DiscardReason,
     EventType,
@@ -66,8 +68,13 @@ class _Speech(Struct, frozen=True):
     more: bool = False
 
 
+class _Began(Struct, frozen=True):
+    redacts: bool = False
+
+
 _read_speech = msgspec.json.Decoder(_Speech).decode
 _read_discarded = msgspec.json.Decoder(Discarded).decode
+_read_began = msgspec.json.Decoder(_Began).decode
 _read_started = msgspec.json.Decoder(Started).decode
 
 
@@ -75,17 +82,26 @@ def discards(append: Append) -> bool:
     """Whether an append may discard text; a single check suffices for streamed text."""
     if append.waiter is None and append.events[0].type in STREAMED_TYPES:
         return False
-    return any(event.type in (Discarded.type, Started.type) for event in append.events)
+    return any(event.type in (Discarded.type, Started.type) or _breaks_off(event) for event in append.events)
+
+
+def says_redacts(data: bytes) -> bool:
+    """Whether an `agent.started` says that the agent's answers may be redacted."""
+    return _read_began(data).redacts
 
 
 def settle(
-    events: Sequence[EncodedEvent], first_seq: int, earlier: Callable[[], Iterable[TextEvent]]
+    events: Sequence[EncodedEvent],
+    first_seq: int,
+    earlier: Callable[[], Iterable[TextEvent]],
+    redacted: Callable[[], bool] = lambda: False,
 ) -> Settled:
     """Complete the discards among a run's new events.
 
     Args:
         first_seq: of these events.
         earlier: finds the run's earlier events whose type is in READ, newest first.
+        redacted: whether one of the run's earlier `agent.started` says `redacts`.
     """
     settled = Settled([*events], [])
     for index, event in enumerate(events):
@@ -93,7 +109,18 @@ def settle(
             _discard(settled, first_seq, index, earlier)
         elif event.type == Started.type:
             _start(settled, first_seq, index, earlier)
+        elif _breaks_off(event) and (_any_redacts(events[:index]) or redacted()):
+            _break_off(settled, first_seq, index, earlier)
     return settled
+
+
+def _breaks_off(event: EncodedEvent) -> bool:
+    """Whether a run ends in the middle of its answers."""
+    return event.ends and event.type != Completed.type
+
+
+def _any_redacts(events: Iterable[EncodedEvent]) -> bool:
+    return any(event.type == AgentStarted.type and says_redacts(event.data) for event in events)
 
 
 def _discard(
@@ -123,6 +150,25 @@ def _start(settled: Settled, first_seq: int, index: int, earlier: Callable[[], I
                 seqs[Redacted(agent=speech.agent, call_id=speech.call_id)].append(event.seq)
         for tombstone, buried in seqs.items():
             _bury(settled, first_seq, buried, tombstone)
+
+
+def _break_off(
+    settled: Settled, first_seq: int, index: int, earlier: Callable[[], Iterable[TextEvent]]
+) -> None:
+    """Withhold each agent's text since its last answer."""
+    judged: set[Redacted] = set()
+    seqs: defaultdict[Redacted, list[int]] = defaultdict(list)
+    for event in _backwards(settled.events[:index], first_seq, earlier):
+        if event.type in READ:
+            speech = _read_speech(event.data)
+            speaker = Redacted(agent=speech.agent, call_id=speech.call_id)
+            if event.type in TEXT_TYPES:
+                if speaker not in judged:
+                    seqs[speaker].append(event.seq)
+            elif speech.message is not None and speech.message.role == "assistant":
+                judged.add(speaker)
+    for tombstone, buried in seqs.items():
+        _bury(settled, first_seq, buried, tombstone)
 
 
 def _bury(settled: Settled, first_seq: int, seqs: Sequence[int], tombstone: Redacted) -> None:

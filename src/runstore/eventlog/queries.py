@@ -21,13 +21,13 @@ from sqlalchemy import (
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import RunPurged
-from runstore.core.events import Deleted, Purged, Redacted
+from runstore.core.events import AgentStarted, Deleted, Purged, Redacted
 from runstore.core.ports import EventFilter, Head
 from runstore.core.run import EVOLVING_TYPES
 from runstore.database.columns import RunId, unpack_run_id
 from runstore.database.keys import in_pieces
 from runstore.database.tables import barrier, events, open_runs, purging, session_runs
-from runstore.eventlog.discards import READ, TextEvent, Withheld
+from runstore.eventlog.discards import READ, TextEvent, Withheld, says_redacts
 
 TEXT_AT_ONCE = 500  # events of one statement that finds discarded text
 ROWS_AT_ONCE = 16  # rows of one call of the driver, each with up to 1 MiB of data
@@ -65,6 +65,7 @@ _TEXT_BEFORE = (
     .order_by(_e.seq.desc())
     .limit(TEXT_AT_ONCE)
 )
+_AGENTS_STARTED = select(_e.data).where(_e.run_id == bindparam("run"), _e.type == AgentStarted.type)
 _WITHHOLD = (
     update(events)
     .where(_e.run_id == bindparam("run"), _e.seq.in_(bindparam("seqs", expanding=True)))
@@ -160,6 +161,11 @@ def read_text_before(connection: Connection, run_id: str, seq: int) -> Iterator[
     while page := connection.execute(_TEXT_BEFORE, {"run": run_id, "before": seq}).all():
         for seq, type, data in page:
             yield TextEvent(seq, type, data)
+
+
+def read_redacts(connection: Connection, run_id: str) -> bool:
+    """Whether an agent of a run has said as it started that its answers may be redacted."""
+    return any(map(says_redacts, connection.execute(_AGENTS_STARTED, {"run": run_id}).scalars()))
 
 
 def withhold(connection: Connection, run_id: str, withheld: Withheld) -> None:

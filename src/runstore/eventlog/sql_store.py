@@ -21,7 +21,7 @@ from runstore.database.database import Database, begin_write
 from runstore.database.dialects import Row
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.discards import discards, settle
-from runstore.eventlog.queries import read_append_id, read_head, read_text_before, withhold
+from runstore.eventlog.queries import read_append_id, read_head, read_redacts, read_text_before, withhold
 from runstore.eventlog.rules.control import write_control
 from runstore.eventlog.rules.rules import Rules, read_rules, users_of, write_rules
 from runstore.eventlog.writer import CommitResult, Outcome
@@ -338,7 +338,9 @@ def _settle_discards(connection: Connection, admitted: _Admitted, batch: Sequenc
     for run_id in {append.run_id for append in batch if discards(append)} & admitted.changes.keys():
         first_seq = admitted.first_seq(run_id)
         earlier = partial(read_text_before, connection, run_id, first_seq)
-        settled = settle(admitted.changes[run_id], first_seq, earlier)
+        settled = settle(
+            admitted.changes[run_id], first_seq, earlier, partial(read_redacts, connection, run_id)
+        )
         for withheld in settled.withheld:
             withhold(connection, run_id, withheld)
         admitted.changes[run_id] = settled.events

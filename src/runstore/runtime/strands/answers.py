@@ -75,8 +75,10 @@ class OpenAnswers:
             answer.starts.append(len(answer.texts))
 
     def take_back(self, place: Place, reason: DiscardReason) -> list[Event]:
-        """Discard an agent's answer."""
+        """Discard an agent's answer, and withhold it if a hook or middleware might have rewritten it."""
         answer = self._close(place)
+        if place in self.rewritten and reason != "rejected":
+            reason = "redacted"
         if answer is None or (self.stopping and reason != "redacted"):
             return []
         return _discarded(place, reason, answer.words.length)
@@ -95,9 +97,9 @@ class OpenAnswers:
         if message.get("role") != "assistant":
             return []
         answer = self._close(place) or OpenAnswer()
-        if self.stopping and place in self.cancelled:
-            return []
         recorded, words = answer.words, _words_of(message)
+        if self.stopping and place in self.cancelled:
+            return _discarded(place, "redacted", recorded.length) if place in self.rewritten else []
         # A provider's reasoning may be missing from the message without a hook's doing.
         rethought = place in self.rewritten and recorded.thoughts not in ("", words.thoughts)
         if words.text.startswith(recorded.text) and not rethought:
@@ -108,7 +110,7 @@ class OpenAnswers:
             return list(_token(place, rest))
         self._last[place] = words, words.length
         again = any("".join(answer.texts[start:]) == words.text for start in answer.starts)
-        reason: DiscardReason = "retried" if again else "redacted"
+        reason: DiscardReason = "retried" if again and place not in self.rewritten else "redacted"
         return [*_discarded(place, reason, recorded.length), *_say(place, words)]
 
     def correct(self, place: Place, message: Mapping[str, Any]) -> list[Event]:
