@@ -13,7 +13,7 @@ from starlette.requests import Request
 from runstore.core.errors import RunstoreError
 from runstore.core.limits import Limits
 from runstore.http import bodies
-from runstore.http.bodies import MAX_BODY_VALUES, Bodies, has_more_values
+from runstore.http.bodies import MAX_BODY_VALUES, SMALL_BYTES, Bodies, has_more_values
 from runstore.http.errors import BadRequest, status_of
 from runstore.http.security.users import SCOPE_KEY, Login, User
 from runstore.store.runs import RunStore
@@ -169,6 +169,23 @@ async def test_a_large_body_that_finds_no_room_is_503(room: Bodies, monkeypatch:
     for task in first:
         task.cancel()
     await asyncio.wait(first)
+
+
+async def test_small_bodies_that_stall_have_so_much_room_and_a_user_half_of_it(room: Bodies) -> None:
+    fitting = bodies.MAX_SMALL_BODIES_BYTES // SMALL_BYTES
+    reading = []
+    for user in ("alice", "bob"):
+        senders = [Sender(SMALL_BYTES, user) for _ in range(fitting // 2)]
+        reading += [asyncio.create_task(room.read(sender.request, len)) for sender in senders]
+        await asyncio.gather(*(sender.asked.wait() for sender in senders))
+        assert await refusal(room.read(Sender(1, user).request, len)) == (503, "server_busy")
+    assert await refusal(room.read(Sender(1, "carol").request, len)) == (503, "server_busy")
+    for task in reading:
+        task.cancel()  # their clients have gone
+    await asyncio.wait(reading)
+    sender = Sender(1)
+    sender.send(b"1")
+    assert await room.read(sender.request, len) == 1
 
 
 async def test_a_large_body_is_decoded_beside_the_loop_and_a_small_one_at_once(room: Bodies) -> None:

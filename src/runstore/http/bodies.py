@@ -1,7 +1,8 @@
 """Bodies of requests: received within limits of time and total bytes, decoded off the event loop, checked.
 
-All bodies of a process share one total. A large body waits for room in it, so that stalled bodies cost
-neither memory nor the requests of other users. A small body needs no room.
+All bodies of a process share a total, the small ones another. A large body waits for room in it, so that
+stalled bodies cost neither memory nor the requests of other users. A small body is refused without it: a
+thousand of the largest small ones fit, and those that arrive without a stall hold their room for no time.
 """
 
 import asyncio
@@ -28,7 +29,8 @@ from runstore.http.security.users import login_of
 from runstore.store.runs import RunStore
 from runstore.threads import Threads
 
-SMALL_BYTES = 64 << 10  # bytes of a body that needs no room and is decoded at once
+SMALL_BYTES = 64 << 10  # bytes of a body that does not wait for room and is decoded at once
+MAX_SMALL_BODIES_BYTES = 64 << 20  # bytes of all these bodies that are being received
 # Bytes of all larger bodies that are being received or decoded; at least two of the largest fit.
 MAX_BODIES_BYTES = 64 << 20
 MAX_BODY_VALUES = 100_000  # texts, numbers, lists, …: decoding blocks the process for up to 1 µs each
@@ -46,13 +48,33 @@ PATH = re.compile(r" - at `(\$[^`]*)`\Z")
 T = TypeVar("T")
 
 
+class _Room:
+    """The bytes of bodies that are being received or decoded. A user may have half of them."""
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._of_users = Counter[str]()
+
+    def fits(self, user_id: str, size: int, most: int) -> bool:
+        return self._held + size <= most and self._of_users[user_id] + size <= most // 2
+
+    def take(self, user_id: str, size: int) -> None:
+        self._held += size
+        self._of_users[user_id] += size
+
+    def give_back(self, user_id: str, size: int) -> None:
+        self._held -= size
+        self._of_users[user_id] -= size
+        if not self._of_users[user_id]:
+            del self._of_users[user_id]
+
+
 class Bodies:
     """Receives and decodes the bodies of one application's requests."""
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
-        self._held = 0
-        self._of_users = Counter[str]()
+        self._small, self._large = _Room(), _Room()
         self._freed = asyncio.Condition()
         self._decoders = Threads("runstore-decoder", DECODERS, share=DECODERS - 1)
 
@@ -100,27 +122,25 @@ class Bodies:
     @asynccontextmanager
     async def _room(self, user_id: str, size: int) -> AsyncIterator[None]:
         if size <= SMALL_BYTES:
-            yield
+            if not self._small.fits(user_id, size, MAX_SMALL_BODIES_BYTES):
+                raise Busy("too many bodies are being received; try again")
+            self._small.take(user_id, size)
+            try:
+                yield
+            finally:
+                self._small.give_back(user_id, size)
             return
-
-        def fits() -> bool:
-            most = max(MAX_BODIES_BYTES, 2 * self._largest)
-            return self._held + size <= most and self._of_users[user_id] + size <= most // 2
-
+        most = max(MAX_BODIES_BYTES, 2 * self._largest)
         try:
             async with asyncio.timeout(BODY_S), self._freed:
-                await self._freed.wait_for(fits)
-                self._held += size
-                self._of_users[user_id] += size
+                await self._freed.wait_for(lambda: self._large.fits(user_id, size, most))
+                self._large.take(user_id, size)
         except TimeoutError:
             raise Busy("too many large bodies are being received; try again") from None
         try:
             yield
         finally:
-            self._held -= size
-            self._of_users[user_id] -= size
-            if not self._of_users[user_id]:
-                del self._of_users[user_id]
+            self._large.give_back(user_id, size)
             async with self._freed:
                 self._freed.notify_all()
 

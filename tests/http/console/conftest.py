@@ -9,6 +9,7 @@ from tests.http.console.tab import Tab, tab_of
 from tests.kit.browser import chromium
 from tests.kit.logs import assert_no_traceback
 from tests.kit.server import ServerProcess, serving
+from tests.kit.tools import lacking
 
 CONFIG = """
 [agents.silent]
@@ -154,7 +155,7 @@ def broken():
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Closed with the module: Playwright keeps an event loop, beside which no other test could run one."""
-    program = chromium() or pytest.skip("Chromium is not installed")
+    program = chromium() or lacking("Chromium is not installed")
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--no-proxy-server"])
 
