@@ -15,6 +15,7 @@ from runstore.demo.model import ScriptedModel
 from tests.kit.browser import browsing, chromium
 from tests.kit.pages import ROOT
 from tests.kit.process import DEADLINE_S, environment, until
+from tests.kit.tools import lacking
 from tests.test_followed_pages import at_port
 
 EXAMPLE = ROOT / "examples" / "tutorial"
@@ -105,7 +106,7 @@ def test_the_answer_is_read_on_from_last_event_id_after_the_server_was_killed(ch
 
 
 def test_a_reload_and_a_killed_server_cost_the_page_nothing(chat: Chat, tmp_path: Path) -> None:
-    program = chromium() or pytest.skip("Chromium is not installed; the test above does without")
+    program = chromium() or lacking("Chromium is not installed; the test above does without")
     (tmp_path / "profile").mkdir()
     shown = 'document.querySelector("#answer")?.textContent'
     with browsing(program, tmp_path / "profile") as tab:

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -34,6 +35,7 @@ from runstore.core.times import timestamp
 from tests.http.conftest import CONFIG
 from tests.kit.command_line import call_command
 from tests.kit.server import SILENT_AGENT, ServerProcess, serving
+from tests.kit.tools import lacking
 from tests.kit.traces import trace_of
 
 RUN_ID = "01a1f900-1824-71ad-bcc8-2406f73dfc23"
@@ -191,7 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    if find_spec("opentelemetry.sdk") is None:
+        lacking("OpenTelemetry's SDK is not installed")
     with Receiver() as receiver:
         thread = threading.Thread(target=receiver.serve_forever)
         thread.start()

@@ -50,6 +50,11 @@ _NUMBERS: dict[str, tuple[int, dict[str, int]]] = {
          "keyctl": 219},
     ),
 }  # fmt: skip
+# A socket's buffers count in no process limit. It keeps the sizes that it has from the start (about 0.2 MiB).
+_SETSOCKOPT = {"x86_64": 54, "aarch64": 208}
+_SOL_SOCKET = 1
+_BUFFER_SIZES = (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF, and the same with privileges
+_LEVEL, _OPTION = 24, 32  # the places of the second and third argument
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # instructions of the filter
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
 _X32 = 0x40000000  # from this number on, x86-64 repeats its calls (x32)
@@ -153,13 +158,21 @@ def _filter(machine: str) -> _Program | None:
         return None
     architecture, numbers = _NUMBERS[machine]
     denied = sorted(numbers.values())
+    buffers = [
+        (_EQUAL, 0, len(_BUFFER_SIZES) + 3, _SETSOCKOPT[machine]),
+        (_LOAD, 0, 0, _LEVEL),
+        (_EQUAL, 0, len(_BUFFER_SIZES) + 1, _SOL_SOCKET),
+        (_LOAD, 0, 0, _OPTION),
+        *((_EQUAL, len(_BUFFER_SIZES) - n, 0, option) for n, option in enumerate(_BUFFER_SIZES)),
+    ]
     steps = [
         (_LOAD, 0, 0, 4),  # load the architecture
         (_EQUAL, 1, 0, architecture),
         (_RETURN, 0, 0, _ERROR | errno.ENOSYS),
         (_LOAD, 0, 0, 0),  # load the call's number
-        (_AT_LEAST, len(denied) + 1, 0, _X32),
-        *((_EQUAL, len(denied) - n, 0, number) for n, number in enumerate(denied)),
+        (_AT_LEAST, len(denied) + len(buffers) + 1, 0, _X32),
+        *((_EQUAL, len(denied) + len(buffers) - n, 0, number) for n, number in enumerate(denied)),
+        *buffers,
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERROR | errno.EPERM),
     ]
