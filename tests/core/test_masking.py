@@ -35,6 +35,11 @@ KEYS = (
     "{'signingKey': 'hunter2pass'}",
     "https://a.blob.example/b?sv=2024&sig=hunter2%2Fpass%3D&se=1 refused",
     "https://s3.example/b?X-Amz-Expires=60&X-Amz-Signature=hunter2pass",
+    "https://api.example/v1?key=zzTopHunter2: bad",
+    "https://api.example/v1?a=1&token=hunter2",
+    "https://api.example/cb?code=hunter2#x",
+    "https://api.example/cb?auth=hunter2",
+    "/v1?pass=hunter2&a=b",
     "-----BEGIN RSA PRIVATE KEY-----\nhunter2+/=\n-----END RSA PRIVATE KEY----- is no key",
     r"'-----BEGIN PRIVATE KEY-----\nhunter2",
 )
@@ -42,7 +47,7 @@ SECRETS = (
     "sk-proj", "abcdefgh", "0123456789abcdef", "abc.def", "topsecret", "AKIA", "hunter2", "AIza", "hunter2",
     "eyJ", "wJalr", "wJalr",
     "hunter2", "84213377", *["hunter2"] * 8,
-    "er2", "hunter2", *["hunter2"] * 8,
+    "er2", "hunter2", *["hunter2"] * 6, "Hunter2", *["hunter2"] * 6,
 )  # fmt: skip
 HARMLESS = (
     "ValueError: boom", "out of paper", "model gpt-4.1-mini-2025-04-14 does not exist",
@@ -52,7 +57,7 @@ HARMLESS = (
     "author: Smith and others",
     "cookie: none was sent", "No such file: /home/bob/Projects/runstore2/src/runstore/core",
     "mail bob@example.com", "primary key: the_column", "signature: (a, b) -> c", "sort_key=name",
-    "https://a/b?signal=hello&design=1",
+    "https://a/b?signal=hello&design=1", "https://a/b?keyword=hello&code=404",
 )  # fmt: skip
 
 

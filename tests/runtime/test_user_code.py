@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
+import openai
 import pytest
+from structlog.testing import capture_logs
 
 from runstore.core.errors import AgentError
-from runstore.runtime.user_code import failed, in_a_line
+from runstore.runtime.user_code import failed, for_users, in_a_line
 
 
 class OfItself(ExceptionGroup):
@@ -70,3 +73,34 @@ def test_causes_in_a_circle_end() -> None:
     first, second = RuntimeError("first"), RuntimeError("second")
     first.__cause__, second.__cause__ = second, first
     assert in_a_line(first) == "RuntimeError: first"
+
+
+OPAQUE = "7f3e9c-opaque-credential"
+REQUEST = httpx.Request("GET", f"https://api.example/{OPAQUE}")
+ANSWER = httpx.Response(401, request=REQUEST)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (httpx.HTTPStatusError(OPAQUE, request=REQUEST, response=ANSWER), "HTTPStatusError (HTTP 401)"),
+        (httpx.ConnectError(OPAQUE, request=REQUEST), "ConnectError"),
+        (openai.AuthenticationError(OPAQUE, response=ANSWER, body=None), "AuthenticationError (HTTP 401)"),
+        (ExceptionGroup("two", [ValueError("mine"), httpx.ReadError(OPAQUE)]), "ExceptionGroup"),
+    ],
+)
+def test_the_message_of_a_provider_is_in_the_log_alone(error: Exception, text: str) -> None:
+    with capture_logs() as lines:
+        failure = failed("the agent's generator", error)
+        assert for_users(error) == f"{text}; its message is in the server's log"
+    assert str(failure) == f"the agent's generator failed: {text}; its message is in the server's log"
+    assert [OPAQUE in line["error"] for line in lines] == [True, True]
+
+
+def test_an_error_of_ones_own_keeps_its_text_also_if_a_providers_caused_it() -> None:
+    class Refused(httpx.HTTPError):
+        """Of the user's own module."""
+
+    error = Refused("no more paper")
+    error.__cause__ = httpx.ReadError(OPAQUE)
+    assert for_users(error) == "Refused: no more paper"

@@ -26,7 +26,7 @@ _SHAPED = re.compile(  # keys that are recognisable by their form
     | \bAIza[A-Za-z0-9_-]{20,}
     | \beyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]+)*
     | (?<=[Bb]earer\ )[^\s"',;]{4,}
-    | (?<=[?&])(?i:sig|signature|x-[a-z]{1,9}-signature)=[^&\s"']{4,}
+    | (?<=[?&])(?i:key|code|sig|signature|token|auth|pass|x-[a-z]{1,9}-signature)=[^&\s"']{4,}
     | -----BEGIN\ (?:[A-Z]{1,9}\ ){0,2}PRIVATE\ KEY-----[^-]*(?:-----END\ [A-Z\ ]{1,40}-----)?
     """
 )

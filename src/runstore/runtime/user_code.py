@@ -10,12 +10,39 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
+import structlog
+
 from runstore.core.errors import AgentError, RunstoreError
 from runstore.core.masking import without_keys
+
+log = structlog.get_logger(__name__)
 
 MAX_WORDS = 1_000  # characters of an error's text
 MAX_MEMBERS = 10  # named members of an exception group
 MAX_CAUSES = 100  # causes of an error to examine
+# Packages of HTTP clients and of models' providers: their messages hold URLs, and what a server answered.
+FOREIGN = frozenset(
+    [
+        "aiohttp",
+        "anthropic",
+        "botocore",
+        "cohere",
+        "google",
+        "groq",
+        "httpcore",
+        "httpx",
+        "huggingface_hub",
+        "litellm",
+        "llama_api_client",
+        "mistralai",
+        "ollama",
+        "openai",
+        "requests",
+        "together",
+        "urllib3",
+        "writerai",
+    ]
+)
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")  # package.module:attribute
 
 T = TypeVar("T")
@@ -103,7 +130,20 @@ def failed(what: str, error: BaseException) -> AgentError:
     error = only_member(error)
     if isinstance(error, RunstoreError):
         return AgentError(without_keys(words_of(error)[:MAX_WORDS]), code=error.code)
-    return AgentError(f"{what} failed: {in_a_line(error)}"[:MAX_WORDS])
+    return AgentError(f"{what} failed: {for_users(error)}"[:MAX_WORDS])
+
+
+def for_users(error: BaseException) -> str:
+    """An exception in one line, for an event. The message of an HTTP client or a provider may hold a key in
+    any form, so the log alone has it.
+    """
+    line = in_a_line(error)
+    if not any(type(each).__module__.partition(".")[0] in FOREIGN for each in (error, *_members(error))):
+        return line
+    log.warning("client_failed", error=line)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    answered = f" (HTTP {status})" if isinstance(status, int) else ""
+    return f"{type(error).__name__}{answered}; its message is in the server's log"
 
 
 def only_member(error: BaseException) -> BaseException:

@@ -20,7 +20,7 @@ from runstore.runtime.attempts.spans import attempt_span, note_ending
 from runstore.runtime.catalog.output_schema import check_schema, schema_warnings
 from runstore.runtime.holders import HELD, AttemptHolders
 from runstore.runtime.loops.agent_loops import AgentLoop
-from runstore.runtime.user_code import in_a_line, words_of
+from runstore.runtime.user_code import for_users, words_of
 from runstore.threads import in_own_thread
 
 SAFE_POINT_S = 0.1  # seconds for an agent to stop by itself before its task is cancelled
@@ -276,7 +276,7 @@ def failure(error: BaseException) -> Failed:
     """The ending of a run whose agent raised."""
     if isinstance(error, RunstoreError):
         return Failed(code=_code_of(error), message=without_keys(words_of(error)[:MAX_MESSAGE]))
-    return Failed(code="agent_error", message=in_a_line(error))
+    return Failed(code="agent_error", message=for_users(error))
 
 
 def _code_of(error: RunstoreError) -> str:
