@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from runstore.client.connection import connection
-from runstore.http.http1 import connections, protocol
+from runstore.http.http1 import connections, protocol, reader
 from runstore.http.server import Server
 from runstore.http.streaming import watched
 from tests.kit.proxy import RESET
@@ -25,6 +25,8 @@ from tests.kit.server import DEADLINE_S, until
 
 HOST = b"Host: localhost\r\n"
 CHUNKED = b"POST /body HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n"
+HUGE = 256 << 20  # bytes that a client that reads slowly does not get to the end of
+TIMEOUT_S = 0.5
 LARGE = 8 << 20  # bytes of an answer: more than the buffers of both ends hold
 MEDIUM = 60_000  # bytes: more than the kernel takes for who reads nothing, and less than a write waits for
 OK = b"HTTP/1.1 200 "
@@ -40,7 +42,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         return
     headers = [[name.decode(), value.decode()] for name, value in scope["headers"]]
     seen = {"target": scope["path"], "headers": headers, "body": body.decode()}
-    size = {"/large": LARGE, "/medium": MEDIUM}.get(scope["path"])
+    size = {"/huge": HUGE, "/large": LARGE, "/medium": MEDIUM}.get(scope["path"])
     answer = Response(b"x" * size) if size else JSONResponse(seen)
     await answer(scope, receive, send)
 
@@ -650,6 +652,34 @@ def test_a_client_that_reads_nothing_of_a_plain_answer_is_cut_off(
     client.recv(1)
     time.sleep(1.0)  # in which it reads nothing
     assert len(until_closed(client)) < LARGE
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["acknowledged", "by the buffer"])
+def test_a_client_that_reads_little_and_often_is_not_cut_off(
+    server: Server, monkeypatch: pytest.MonkeyPatch, port: int, known: bool
+) -> None:
+    """Also where the system does not say what the other side has taken."""
+    monkeypatch.setattr(watched, "SEND_TIMEOUT_S", TIMEOUT_S)
+    monkeypatch.setattr(watched, "CHECK_S", TIMEOUT_S / 20)
+    if not known:
+        monkeypatch.setattr(reader, "acknowledged", lambda connection: 0)
+    step = 512 if known else 1 << 20
+    begun = read_at = time.monotonic()
+    with socket.socket() as client:
+        if known:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(("127.0.0.1", port))
+        client.sendall(b"GET /huge HTTP/1.1\r\n" + HOST + b"\r\n")
+        while time.monotonic() - begun < 4 * TIMEOUT_S:
+            client.settimeout(DEADLINE_S)
+            left = step
+            while left:
+                left -= len(part := client.recv(left))
+                assert part, "it was cut off"
+            paused, read_at = time.monotonic() - read_at, time.monotonic()
+            if paused > TIMEOUT_S / 2:
+                begun = read_at  # this process had no core: only what is read steadily counts
+            time.sleep(TIMEOUT_S / 20)  # the client reads slowly on purpose
 
 
 def test_the_rest_of_an_answer_does_not_keep_a_connection_that_reads_nothing(
