@@ -12,7 +12,6 @@ from statistics import median
 import httpx
 import pytest
 
-from runstore.app import POLL_S
 from tests.kit.server import DEADLINE_S, ServerProcess, new_client, run_command, serving, until
 from tests.kit.slow import slow
 from tests.kit.teams import Executor
@@ -108,7 +107,7 @@ def test_those_that_wait_run_one_after_the_other_in_their_order(server: ServerPr
     records = [server.ended(run_id) for run_id in runs]
     pauses = [after(one["completed_at"], next_one["started_at"]) for one, next_one in pairwise(records)]
     assert min(pauses) >= timedelta()
-    assert median(pauses) < timedelta(seconds=POLL_S / 2), "turns are waited for, and not looked for"
+    assert median(pauses) < timedelta(seconds=0.25), "turns are waited for, and not looked for"
 
 
 def after(earlier: str, later: str) -> timedelta:

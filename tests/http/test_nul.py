@@ -1,5 +1,6 @@
 """No name holds the character NUL or half of a surrogate pair: 400 everywhere, on every database."""
 
+import re
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from runstore.http.security.users import User
 from runstore.mount import MountedApp
 from runstore.projections.runs import RunQuery
 from runstore.store.keys import create_key, list_keys
+from tests.http.routes import ROUTES
 from tests.kit.teams import ALONE, EXECUTOR
 
 NUL = "a\0b"
@@ -46,6 +48,8 @@ async def http(database_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncCl
         yield client
 
 
+# Routes that ignore parameters which they do not know, as clients of chats, probes and proxies send some.
+IGNORING = ("/v1", "/healthz", "/readyz", "/metrics", "/openapi.json")
 RUN = new_run_id()
 HIERARCHY = new_run_id()
 BODIES: list[tuple[str, Any]] = [
@@ -65,6 +69,17 @@ BODIES: list[tuple[str, Any]] = [
     (f"{EXECUTOR}/runs/cancel", {"run_id": RUN, "reason": NUL}),
     ("/runs/{run}/stop", {"reason": NUL}),
     ("/runs/{run}/events", {"type": NUL}),
+    ("/runs/{run}/fork", {"input": NUL}),
+    ("/runs/{run}/fork", {"input": "hi", "system_prompt": NUL}),
+    ("/runs/{run}/inputs", {"content": NUL}),
+    (f"/runs/{{run}}/inputs/{RUN}", {"answer": NUL}),
+    (f"{EXECUTOR}/hierarchies/create", {**ALONE, "global_prompt": NUL}),
+    (f"{EXECUTOR}/hierarchies/create", {**ALONE, "teams": [{**ALONE["teams"][0], "supervisor_prompt": NUL}]}),
+    (f"{EXECUTOR}/hierarchies/get", {"hierarchy_id": NUL}),
+    (f"{EXECUTOR}/hierarchies/delete", {"hierarchy_id": NUL}),
+    (f"{EXECUTOR}/runs/start", {"hierarchy_id": HIERARCHY, "task": NUL}),
+    (f"{EXECUTOR}/runs/stream", {"run_id": NUL}),
+    (f"{EXECUTOR}/runs/get", {"run_id": NUL}),
 ]
 PATHS = [
     ("GET", "/runs/a%00b"), ("POST", "/runs/%00/stop"), ("GET", "/runs/a%00b/stream"),
@@ -93,6 +108,24 @@ async def test_no_request_holds_nul(http: httpx.AsyncClient) -> None:
         answer = await http.post("/v1/chat/completions", json={"prompt": "hi"}, headers=headers)
         assert answer.status_code == 400, (headers, answer.text)
     assert [run["run_id"] for run in (await http.get("/runs")).json()["data"]] == [run_id]
+
+
+async def test_no_route_takes_nul_in_its_path_or_its_query(http: httpx.AsyncClient) -> None:
+    run_id = (await http.post("/agents/demo/start", json={"input": "hi"})).json()["run_id"]
+    usual = {"run_id": run_id, "other_id": run_id, "agent": "demo", "model": "demo", "name": "runs", "n": "1"}
+    documented = (await http.get("/openapi.json")).json()["paths"]
+    for method, route in ROUTES:
+        names = re.findall(r"{(\w+)}", route)
+        paths = [route.format(**{**usual, "request_id": RUN, name: "a%00b"}) for name in names]
+        at = route.format(**usual, request_id=RUN)
+        declared = documented.get(route, {}).get(method.lower(), {}).get("parameters", ())
+        queries = [each["name"] for each in declared if each["in"] == "query"]
+        if not route.startswith(IGNORING):
+            queries.append("%00")
+        paths += [f"{at}?{name}=a%00b" for name in queries]
+        for path in paths:
+            answer = await http.request(method, path, json={} if method == "POST" else None)
+            assert answer.status_code == 400, (method, path, answer.text)
 
 
 async def test_a_body_that_holds_nul_or_half_a_pair_is_refused_with_the_place(

@@ -18,10 +18,10 @@ from tests.kit.logs import assert_no_traceback
 from tests.kit.metrics import sample
 from tests.kit.purging import purge_run
 from tests.kit.server import DEADLINE_S, SILENT_AGENT, ServerProcess, run_command, serving, until
-from tests.kit.slowness import measured_slowness
+from tests.kit.slowness import measured_slowness, within
 
 # What docs/how-to/security.md promises: streams of a revoked key end within about 3 s.
-CHECK_S, TRUST_S = 2.0, 1.0  # between two looks at a login, and how old what a look finds may be
+ENDED_IN_S = 3.3  # looks at a login 2 s apart, at what may be 1 s old, and 0.3 s to answer
 
 NOBODY = "01890a5d-ac96-774b-bcce-b302099a8057"
 BODIES: dict[str, Any] = {
@@ -331,8 +331,9 @@ def test_a_key_revoked_while_its_stream_is_open_ends_that_stream(people: People,
         with erin.stream("GET", url) as ending, other.stream("GET", url) as going_on:
             pieces, ending_pieces = going_on.iter_raw(), ending.iter_raw()
             assert next(ending_pieces)
-            revoke_key(folder, key)
-            rest = b"".join(ending_pieces)  # returns when the server ends the response, and in order
+            with within(ENDED_IN_S):
+                revoke_key(folder, key)
+                rest = b"".join(ending_pieces)  # returns when the server ends the response, and in order
             assert not re.search(rb"^event: lifecycle\.(completed|failed|cancelled)$", rest, re.M)
             assert next(pieces)
         assert erin.get(url).status_code == 401
@@ -363,7 +364,7 @@ def test_the_streams_of_keys_that_are_revoked_end_in_time(people: People) -> Non
                 revoke_key(folder, key)
             revoked_at = time.monotonic()
             took = [reading.result() - revoked_at for reading in ended]
-    assert max(took) < (CHECK_S + TRUST_S + 0.3) * slowness.factor
+    assert max(took) < ENDED_IN_S * slowness.factor
     assert people.admin.post(f"/runs/{run_id}/stop").status_code == 202
 
 
@@ -390,7 +391,7 @@ def test_a_key_that_expires_while_its_stream_is_open_ends_that_stream(people: Pe
     key = make_key(people.server.folder, "frank", expires_in_s=2)
     with client(people.server, key) as frank:
         run_id = begin(frank)
-        with frank.stream("GET", f"/runs/{run_id}/stream") as stream:
+        with within(2 + ENDED_IN_S), frank.stream("GET", f"/runs/{run_id}/stream") as stream:
             assert stream.status_code == 200
             for _ in stream.iter_raw():
                 pass
@@ -405,8 +406,9 @@ def test_a_key_revoked_while_a_request_waits_gets_no_answer_of_the_run(people: P
         followed = sample(people.admin, "runstore_runs_followed")
         answer = waiting.submit(grace.get, f"/runs/{run_id}", params={"wait": 300})
         until(lambda: sample(people.admin, "runstore_runs_followed") == followed + 1, "the request waits")
-        revoke_key(people.server.folder, key)
-        assert error_of(answer.result(), 401) == "unauthorized"
+        with within(ENDED_IN_S):
+            revoke_key(people.server.folder, key)
+            assert error_of(answer.result(), 401) == "unauthorized"
         assert people.admin.get(f"/runs/{run_id}").json()["completed_at"] is None
     assert people.admin.post(f"/runs/{run_id}/stop").status_code == 202
 
@@ -441,8 +443,9 @@ def test_a_chat_whose_key_is_revoked_ends_with_its_run(people: People) -> None:
         client(people.server, key) as carol,
         carol.stream("POST", "/v1/chat/completions", json=body) as chat,
     ):
-        revoke_key(people.server.folder, key)
-        list(chat.iter_raw())
+        with within(ENDED_IN_S):
+            revoke_key(people.server.folder, key)
+            list(chat.iter_raw())
         run_id = chat.headers["x-run-id"]
     run = people.admin.get(f"/runs/{run_id}", params={"wait": DEADLINE_S}).json()
     assert run["reason"] == "client_disconnect"
@@ -455,8 +458,9 @@ def test_a_chat_that_waits_when_its_key_is_revoked_ends_with_its_run(people: Peo
         waiting = pool.submit(dora.post, "/v1/chat/completions", json=body)
         until(lambda: running(people, "dora"), "the run has started")
         (run_id,) = running(people, "dora")
-        revoke_key(people.server.folder, key)
-        answer = waiting.result(DEADLINE_S)
+        with within(ENDED_IN_S):
+            revoke_key(people.server.folder, key)
+            answer = waiting.result(DEADLINE_S)
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
     run = people.admin.get(f"/runs/{run_id}", params={"wait": DEADLINE_S}).json()
     assert run["reason"] == "client_disconnect"
