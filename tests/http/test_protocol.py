@@ -640,6 +640,14 @@ def test_the_rest_of_a_body_that_is_not_read_does_not_keep_the_connection(
     pytest.fail("the connection is still open")
 
 
+def test_a_body_that_was_not_read_takes_no_memory_after_the_answer(
+    server: Server, client: socket.socket
+) -> None:
+    ask(client, POST.replace(b"body", b"early") + b"Content-Length: 60000\r\n\r\n" + b"x" * 50_000)
+    [connection] = server.server_state.connections
+    assert len(connection.cycle.body) == 0  # type: ignore[union-attr]
+
+
 def test_a_request_after_a_body_that_came_late_is_answered(client: socket.socket) -> None:
     ask(client, POST.replace(b"body", b"early") + b"Content-Length: 3\r\n\r\na")
     assert ask(client, b"bc" + GET + b"\r\n")["target"] == "/"

@@ -237,6 +237,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         unasked = self.expect_100_continue and not self._in_head and not self._body_begun
+        if not self._answering():  # else the next request has arrived
+            self.cycle.body = bytearray()  # what came of it and was not read, as of a refused request
         if self._rest is not None:
             self.server_state.total_requests += 1
             return
