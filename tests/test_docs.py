@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import tomllib
 from collections.abc import Iterator
 from datetime import datetime
 from functools import cache
@@ -65,7 +66,6 @@ OF_NO_ROUTE = {
     "not_found", "request_timeout", "unheard",
 }  # fmt: skip
 GUARANTEES = [*(f"G{number}" for number in range(1, 14)), "G15"]
-# Numbers that bound nothing.
 
 TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"(?<!!)\[[^]\[]*\]\(([^)\s]+)\)")
@@ -367,6 +367,16 @@ def limits() -> Iterator[tuple[str, float]]:
 
 def number(text: str) -> float:
     return float(text.split()[0].replace(",", ""))
+
+
+# ---- architecture ----
+
+
+def test_the_layers_of_the_docs_are_those_of_the_contract() -> None:
+    contracts = tomllib.loads(page("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    [layers] = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    [described] = fenced(section("docs/internals/architecture.md", "Allowed imports"), "")
+    assert described.splitlines() == [layer.strip("()") for layer in layers]
 
 
 # ---- guarantees ----

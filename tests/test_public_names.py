@@ -4,22 +4,28 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
 import runstore
+from runstore.client import errors as client_errors
 from runstore.core import errors
 
 ROOT = Path(__file__).parents[1]
-INTERNALS = {"architecture.md", "guarantees.md", "seeds.md"}  # they tell where things are in the source
+INTERNALS = {"architecture.md", "guarantees.md", "seeds.md"}  # these name places in the source
 PAGES = [
     ROOT / "README.md",
     *(page for page in sorted((ROOT / "docs").glob("**/*.md")) if page.name not in INTERNALS),
     *sorted((ROOT / "examples").glob("**/*.py")),
 ]
+GROUP = "projections"  # also the name of the group of entry points
+MODULES = {module.name for module in iter_modules(runstore.__path__)} - {"testing", GROUP}
 INNER = re.compile(
     r"from runstore\.(?!testing )[\w.]+ import|import runstore\.\w|`runstore\.[a-z_]+\.[\w.]*[A-Z]"
+    rf"|`runstore\.(?:{'|'.join(sorted(MODULES))})`"
 )
 MADE_FOR_USERS = (
     runstore.LocalStore,
@@ -27,7 +33,7 @@ MADE_FOR_USERS = (
     runstore.LocalProjections,
     runstore.Projections,
     runstore.ProjectionRunner,
-)  # nobody calls these classes himself
+)  # users do not construct these
 
 
 def classes_in(hint: Any) -> Iterator[type]:
@@ -63,8 +69,9 @@ def test_the_types_in_a_public_signature_are_public(name: str) -> None:
                 assert not used.__module__.startswith("runstore") or used in public, f"{function}: {used}"
 
 
-def test_every_error_is_public() -> None:
-    defined = [found for found in vars(errors).values() if inspect.isclass(found)]
+@pytest.mark.parametrize("module", [errors, client_errors], ids=["core", "client"])
+def test_every_error_is_public(module: ModuleType) -> None:
+    defined = [found for found in vars(module).values() if inspect.isclass(found)]
     names = {found.__name__ for found in defined if issubclass(found, Exception)}
     assert names <= runstore._EXPORTS.keys()
 

@@ -1,6 +1,7 @@
 """An event-sourced run store for LLM agents behind an HTTP API.
 
-It exports every name that programs need; import them from here, as their modules may change.
+It exports every name that programs need; tests import from `runstore.testing`. Import from no other module:
+their names may change.
 """
 
 from importlib import import_module
@@ -12,11 +13,20 @@ if TYPE_CHECKING:
     from runstore.client import AuditFilters as AuditFilters
     from runstore.client import Client as Client
     from runstore.client import ClientError as ClientError
+    from runstore.client import Conflict as Conflict
+    from runstore.client import Forbidden as Forbidden
     from runstore.client import ForkedRun as ForkedRun
+    from runstore.client import Gone as Gone
     from runstore.client import InputRecord as InputRecord
+    from runstore.client import NotFound as NotFound
     from runstore.client import PendingRecord as PendingRecord
+    from runstore.client import RateLimited as RateLimited
     from runstore.client import RunRecord as RunRecord
+    from runstore.client import ServerUnreachable as ServerUnreachable
     from runstore.client import Ticket as Ticket
+    from runstore.client import Unauthorized as Unauthorized
+    from runstore.client import Unavailable as Unavailable
+    from runstore.client import UnexpectedAnswer as UnexpectedAnswer
     from runstore.core.audit import AuditEvent as AuditEvent
     from runstore.core.audit import AuditQuery as AuditQuery
     from runstore.core.codec import RecordedEvent as RecordedEvent
@@ -119,8 +129,9 @@ _EXPORTS = {
         "runstore.projections.comparison": "DifferingKey TableDifference",
         "runstore.projections.projection": "Projection",
         "runstore.projections.runner": "ProjectionRunner",
-        "runstore.client": "ApiError AsyncClient AuditFilters Client ClientError ForkedRun InputRecord "
-        "PendingRecord RunRecord Ticket",
+        "runstore.client": "ApiError AsyncClient AuditFilters Client ClientError Conflict Forbidden "
+        "ForkedRun Gone InputRecord NotFound PendingRecord RateLimited RunRecord ServerUnreachable Ticket "
+        "Unauthorized Unavailable UnexpectedAnswer",
         "runstore.core.model_requests": "MessageSource ModelRequest RequestSummary",
         "runstore.core.audit": "AuditEvent AuditQuery",
         "runstore.core.errors": "AgentError AgentNotFound AlreadyStarted AppendRefused Busy ConfigError "

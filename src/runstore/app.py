@@ -117,7 +117,7 @@ async def open_runtime(
     """
     use_folder(settings.folder)
     if settings.runs_code:
-        hide()  # from the submitted code, which may have the same user
+        hide()  # submitted code may run as the same user
     server = settings.server
     async with _open(settings, keeps=server.projections) as base:
         supervisor = Supervisor(

@@ -88,7 +88,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        host.encode("idna")  # as the look-up does, which would leave an open socket behind
+        host.encode("idna")  # the look-up would fail, too, and leave an open socket behind
     except UnicodeError as error:
         raise ConfigError(f"cannot listen on {host!r}: {error}", setting="host") from error
     if "\0" in host:

@@ -19,7 +19,7 @@ from runstore.core.errors import ConfigError
 from runstore.core.printable import csv_cell
 
 BATCH_ROWS = 10_000  # rows of a Parquet file that are in memory at once
-BATCH_CHARACTERS = 64 << 20  # of their text, as an event may have 1 MiB; the row that crosses it is the last
+BATCH_CHARACTERS = 64 << 20  # characters that end a batch: an event may have 1 MiB
 AT_LEAST = "≥ "  # before a cost
 LEGEND = (
     f"{AT_LEAST}marks the cost of runs whose answer broke off before its usage was known: it is at least that"

@@ -35,7 +35,7 @@ def connection(url: str | None, api_key: str | None) -> dict[str, Any]:
 def _address(text: str) -> httpx.URL:
     try:
         address = httpx.URL(text)
-        address.raw_host.decode().encode("idna")  # as the look-up of the host does
+        address.raw_host.decode().encode("idna")  # the look-up of the host would fail here, too
     except (httpx.InvalidURL, UnicodeError) as error:
         raise ConfigError(f"the server's URL {text[:200]!r}: {error}") from error
     if address.scheme not in ("http", "https") or not address.host:

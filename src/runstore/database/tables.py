@@ -84,7 +84,7 @@ session_runs = Table(
     Column("user_id", Name(255), primary_key=True),
     Column("session_id", Name(255), primary_key=True),
     Column("run_id", RunId, primary_key=True),
-    Column("position", BigInteger),  # of the run's first event; NULL: written by a release before 0015
+    Column("position", BigInteger),  # the run's first event; NULL: written before schema 0015
     Index("ix_session_runs_position", "user_id", "session_id", "position"),
 )
 
@@ -196,7 +196,7 @@ runs = Table(
     Column("purged", SmallInteger, nullable=False, server_default="0"),
     # A list uses the first index whose columns its query names: see `projections/runs.py`.
     *(Index(index_name(columns), *columns, "purged", "deleted", "run_id") for columns in INDEXED),
-    Index("ix_runs_created_at", "created_at"),  # for the view `audit_runs`
+    Index("ix_runs_created_at", "created_at"),  # the view `audit_runs` sorts by it
 )
 
 

@@ -113,7 +113,7 @@ class _Sqlite:
     }  # fmt: skip
     nothing: ClassVar[dict[Type, str]] = dict.fromkeys(types, "NULL")
     text = "CAST({0} AS TEXT)"  # the JSON of a column as text
-    json = "{0}"  # that text as the type of `data`
+    json = "{0}"  # the same text, as the type of `data`
     part = "json_extract({0}, '$.{1}')"
     found = "instr({0}, '{1}')"
     length = "length({0})"

@@ -51,7 +51,7 @@ class LogCounts:
     """Counts of this process's log since it was opened."""
 
     def __init__(self) -> None:
-        self.appends = Counter[str]()  # by outcome: stored, refused
+        self.appends = Counter[str]()  # outcome (stored, refused) → number
         self.events = 0
         # Events of agents that no longer own their run, by the refusal's code.
         self.late_events = Counter[str]()
@@ -60,8 +60,8 @@ class LogCounts:
         self.commit_seconds = Histogram(SECONDS)
         self.publish_lag = Histogram(SECONDS)
         self.queued = 0
-        self.attempts = Counter[str]()  # by reason
-        self.ended = Counter[str]()  # by status
+        self.attempts = Counter[str]()  # reason → number
+        self.ended = Counter[str]()  # status → number
         self.cancels = 0
         self.cancel_seconds = Histogram(CANCEL_SECONDS)
         self._cancelled_at: dict[str, int] = {}

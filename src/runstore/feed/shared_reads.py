@@ -97,6 +97,6 @@ class SharedReads:
 
 
 def _retrieve(task: "asyncio.Task[Any]") -> None:
-    """Its readers may all have gone: asyncio would log an exception that nobody has retrieved."""
+    """Its readers may all have gone: asyncio would log an exception that no reader retrieved."""
     if not task.cancelled():
         task.exception()

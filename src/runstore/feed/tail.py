@@ -39,7 +39,7 @@ class Tail:
         self._only = only
         self._idle_s = idle_s
         self._history = -1  # replay up to here, then go live; -1: unknown yet
-        self._live: Subscription | None = None  # from before the run existed
+        self._live: Subscription | None = None  # set before the start if the reader starts the run
         self.ended = False  # the terminal event was read, or nothing can follow
         self.missing = False  # the run does not exist, or it ends before the cursor
         self.purged = False  # the run's events were removed; the reader may lack some

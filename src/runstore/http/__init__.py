@@ -1,1 +1,1 @@
-"""The HTTP API: one file per surface, listed in `app.py`."""
+"""The HTTP API: one folder per surface, listed in `app.py`."""

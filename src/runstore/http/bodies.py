@@ -254,7 +254,7 @@ class Body(Struct, Generic[T], frozen=True):
 
 def _decode(body: Body[T], foreign: str | None, content: bytes) -> T:
     """`foreign`: the media type of the body, if it is not JSON."""
-    content = content.removeprefix(BOM_UTF8)  # which a reader of JSON may ignore (RFC 8259, 8.1)
+    content = content.removeprefix(BOM_UTF8)  # a reader of JSON may ignore it (RFC 8259, 8.1)
     if not content and body.optional:
         return body.cls()
     if foreign is not None:

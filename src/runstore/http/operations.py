@@ -22,7 +22,7 @@ from runstore.http.security.users import Login, User, login_of
 
 # An error, or its status and code. Without a code, it is the run's own, which its agent may choose.
 Problem = type[errors.RunstoreError] | tuple[int, str | None]
-ScopeOf = Callable[[Mapping[str, str], QueryParams], TicketScope]  # of a path's and a query's parameters
+ScopeOf = Callable[[Mapping[str, str], QueryParams], TicketScope]  # path's and query's parameters → scope
 B = TypeVar("B", covariant=True)
 
 

@@ -47,7 +47,7 @@ OF_A_START: tuple[Problem, ...] = (
     (400, "invalid_idempotency_key"),
     errors.IdempotencyConflict,
     errors.SessionBusy,
-    errors.RunDeleted,  # which this key started
+    errors.RunDeleted,  # the key started a run that is now deleted
     errors.RunPurged,
     errors.EventTooLarge,
     errors.TooLarge,
@@ -102,7 +102,7 @@ def component(content: type[Any]) -> Schema:
     return {"$ref": f"#/components/schemas/{content.__name__}"}
 
 
-STREAM: Schema = {  # of one event, not of the whole body, as is usual before OpenAPI 3.2
+STREAM: Schema = {  # describes one event, not the whole body, as is usual before OpenAPI 3.2
     "type": "object",
     "description": "One server-sent event. Its data is an EventRecord. A line `:` is a heartbeat.",
     "properties": {

@@ -196,7 +196,7 @@ class _Rebuild:
         self.show(filling)
         if filled is Filled.FAILED:
             raise ProjectionFailed(patiently(self._database, partial(self._failure, filling.build)))
-        if filled is Filled.CHANGED:  # by another process
+        if filled is Filled.CHANGED:  # another process changed the builds
             self._filling = None
         elif filled is Filled.DONE:
             found, seconds = filling.differences(), time.monotonic() - self._started

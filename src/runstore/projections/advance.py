@@ -27,7 +27,7 @@ LAST_EVENTS = 1_000  # events that are applied while writers, or the live build,
 LONG_READ = 1_000  # positions that are worth a look at how far a read replica is
 UNSTORED = 500_000  # positions without an event for the projection, before the position is stored
 
-Kind = tuple[str, bool]  # of an event: its type, and whether it ends the run
+Kind = tuple[str, bool]  # an event's type, and whether it ends the run
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class StepResult(Enum):
     MOVED = "moved"
     AT_END = "at the end"
     FAILED = "failed"  # an event was refused, and the build has stopped at it
-    CHANGED = "changed"  # by another process: read the builds again
+    CHANGED = "changed"  # another process changed the builds: read them again
 
 
 class CaughtUp(Struct, frozen=True):

@@ -42,7 +42,7 @@ BuildState = Literal["running", "paused", "failed", "checking", "retired"]
 UNPREPARED = 0  # the version of a build whose tables are not complete
 MAX_ERROR_CHARS = 2_000  # characters of an exception's text in a row
 
-Key = tuple[str, Slot]  # of a build: its projection's name, and its slot
+Key = tuple[str, Slot]  # a build's projection (its name) and slot
 
 _p = projections.c
 log = structlog.get_logger(__name__)

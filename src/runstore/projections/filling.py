@@ -40,7 +40,7 @@ class Filled(Enum):
     GOING_ON = "going on"
     DONE = "done"
     FAILED = "failed"  # an event was refused, and the build has stopped at it
-    CHANGED = "changed"  # by another process: read the builds again
+    CHANGED = "changed"  # another process changed the builds: read them again
 
 
 class Filling:

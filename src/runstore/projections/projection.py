@@ -13,7 +13,7 @@ from runstore.core.ports import EventFilter
 
 NAME = re.compile(
     r"[a-z][a-z0-9_]{0,39}"
-)  # of a projection and of a table: PostgreSQL cuts names at 63 bytes
+)  # name of a projection or a table: PostgreSQL cuts names at 63 bytes
 MAX_TABLES = 16  # tables of one projection
 
 Slot = Literal["a", "b"]

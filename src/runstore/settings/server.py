@@ -41,7 +41,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     lease_s: float = 15.0  # silence after which a worker on another machine loses its runs
     agent_processes: int = 0  # processes that agents share; 0: they are at work in this process
     capacity: int = 1_000  # concurrent runs of this process; more wait as `queued`
-    cancel_grace_s: float = 2.0  # from a cancel's commit to the run's ending, even of a stuck agent
+    cancel_grace_s: float = 2.0  # seconds from a cancel's commit to the run's ending, even of a stuck agent
     max_abandoned_threads: int = 100  # threads held by stuck agents before `/readyz` fails
     drain_s: float = 2.0  # on SIGTERM: time for active runs before they are handed over
     heartbeat_s: float = 15.0  # between two heartbeats on an idle stream

@@ -25,9 +25,9 @@ class Settings(Struct, frozen=True):
     agents: dict[str, AgentSpec] = {}
     limits: Limits = Limits()
     hierarchies: HierarchySettings = HierarchySettings()
-    projections: tuple[Projection, ...] = ()  # of the program, besides those of installed packages
+    projections: tuple[Projection, ...] = ()  # the program's own, besides those of installed packages
     prices: Prices = Prices()
-    file: Path | None = None  # that was read
+    file: Path | None = None  # the configuration file
     secrets: tuple[str, ...] = ()  # settings of the file that hold a password or a key
     folder: Path | None = None
     # Locations in the file: of `code`, of settings of [server], of references to code.

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-MAX_CHARACTERS = 1 << 22  # of a file; a device may have no end
+MAX_CHARACTERS = 1 << 22  # characters of a file; a device may have no end
 
 
 def read_text(path: Path) -> str:

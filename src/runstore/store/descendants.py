@@ -32,7 +32,7 @@ def find_descendants(connection: Connection, of: ColumnElement[bool]) -> list[Fo
         of: a condition on the table `runs`.
     """
     children: defaultdict[str, list[Fork]] = defaultdict(list)
-    among: set[str] = set()  # of the runs `of`, those that are forks
+    among: set[str] = set()  # runs within `of` that are forks
     for fork, is_one in _all_forks(connection, of):
         children[fork.parent_run_id].append(fork)
         if is_one:

@@ -61,5 +61,5 @@ class LargeReads:
         Raises:
             Busy: no thread was free in time.
         """
-        context = copy_context()  # which names the user
+        context = copy_context()  # holds the user's name
         return await self._threads.call(lambda: context.run(asyncio.run, read()))

@@ -256,6 +256,6 @@ def _conditions(query: AuditQuery) -> Iterator[ColumnElement[bool]]:
     if query.until is not None:
         yield _e.at <= query.until
     if query.contains is not None:
-        text = msgspec.json.encode(query.contains)[1:-1]  # as it stands in a string of JSON
+        text = msgspec.json.encode(query.contains)[1:-1]  # the form inside a JSON string
         forms = {text, one_line(text)}  # earlier releases stored the first one
         yield or_(*(holds(_e.data, form) for form in sorted(forms)))

@@ -49,8 +49,8 @@ class StepFold:
         self.queued: EventRecord | None = None
         self.ending: EventRecord | None = None
         self.last: EventRecord | None = None
-        self.changed: dict[str, int] = {}  # by the keys of steps: the seq of the last event that changed them
-        self.calls: dict[str, ModelCall] = {}  # by the keys of their steps
+        self.changed: dict[str, int] = {}  # key of a step → the seq of its last change
+        self.calls: dict[str, ModelCall] = {}  # key of its step → the call
         self.cut_off: set[str] = set()  # keys of steps whose end the log lacks
         self.unstarted: set[str] = set()  # keys of tool calls whose start the log lacks
         self.repeats_after: dict[str, int | None] = {}  # attempt → the seq after which it discards text

@@ -170,7 +170,7 @@ def _put_ending(trace: Trace, ending: EventRecord) -> None:
 def _attempts(fold: StepFold) -> list[TraceAttempt]:
     """The attempts with their agents, and the first MAX_STEPS calls."""
     attempts: list[TraceAttempt] = []
-    agents: dict[str | None, TraceAgent] = {}  # by the keys of their steps
+    agents: dict[str | None, TraceAgent] = {}  # key of its step → the agent
     left = MAX_STEPS
     for step in fold.steps.values():
         match step.kind:
@@ -188,7 +188,7 @@ def _attempts(fold: StepFold) -> list[TraceAttempt]:
 
 
 def _attempt(fold: StepFold, step: Step) -> TraceAttempt:
-    recorded = step.worker_id is None  # by a program, which has no worker
+    recorded = step.worker_id is None  # a program has no worker
     return TraceAttempt(
         attempt=step.attempt or 0,
         reason="claimed" if recorded else step.reason or "",

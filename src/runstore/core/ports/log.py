@@ -43,7 +43,7 @@ class OpenRun(Struct, frozen=True, gc=False):
     worker_id: str | None
     cancel_at: int | None
     queued_at: int
-    expires_at: int | None = None  # of a run that waits for answers
+    expires_at: int | None = None  # when the first open question expires
     added: int = 0  # the seq of the last message that a person added
 
 

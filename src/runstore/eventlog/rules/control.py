@@ -90,7 +90,7 @@ def _urgency(run: Any, turn: Any) -> list[Any]:
     return [run.cancel_at.is_(None), run.worker_id.is_(None), turn, run.queued_at, run.run_id]
 
 
-_first = (  # of narrow rows, and only then whole ones: that halves the time of the query
+_first = (  # rank narrow rows, then read whole ones: half the time
     select(_ranked.c.run_id, _ranked.c.turn)
     .order_by(*_urgency(_ranked.c, _ranked.c.turn))
     .limit(bindparam("limit"))

@@ -126,7 +126,7 @@ def _unusable(answers: list[Any], topology: Topology) -> str | None:
         return "the server at this URL is not Redis"
     if numbers < OLDEST:
         return f"Redis {version} is too old; runstore needs {'.'.join(map(str, OLDEST))} or newer"
-    mode = facts.get(b"redis_mode") or facts.get(b"server_mode")  # of Redis, of Valkey
+    mode = facts.get(b"redis_mode") or facts.get(b"server_mode")  # the names in Redis and Valkey
     if mode == b"cluster" and not isinstance(topology, ClusterNodes):
         return "the server is a node of a cluster, whose URL begins with redis+cluster://"
     if mode == b"sentinel":

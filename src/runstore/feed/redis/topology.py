@@ -100,7 +100,7 @@ class Seeds(Topology):
         self.seeds: list[Address] = [_address(options, self.port) for options in each]
         self._sources: dict[int, Address] = {}  # lane → the seed that named its server
 
-    port: int  # of a URL without a port
+    port: int  # the default port
 
     def at(self, address: Address, **options: Any) -> Any:
         """A connection to the server at an address."""
@@ -262,7 +262,7 @@ def _check_options(url: str, topology: Topology) -> None:
 def _parse(url: str) -> dict[str, Any]:
     try:
         parsed: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
-        parsed.get("host", "").encode("idna")  # as the look-up of the host does
+        parsed.get("host", "").encode("idna")  # the look-up of the host would fail here, too
         database = urlsplit(url).path.strip("/")
     except ValueError:
         raise _malformed() from None  # the original message may hold part of a password

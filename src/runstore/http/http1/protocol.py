@@ -203,7 +203,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._cancel_deadline()
         super().on_headers_complete()
         self.cycle.transport = _Answering(self)  # type: ignore[assignment]
-        if version == "1.0":  # which has no chunks (RFC 9112, 6.1); uvicorn sends them
+        if version == "1.0":  # HTTP/1.0 has no chunks (RFC 9112, 6.1); uvicorn sends them
             self.cycle.chunked_encoding = False
             self.cycle.expected_content_length = _UntilClosed()
 

@@ -19,7 +19,7 @@ from runstore.http.security.auth import Authenticator
 from runstore.store.workers import WorkerRecord
 
 ReadDatabase = Callable[[], Awaitable["DatabaseRecord"]]
-Exposition = Callable[[str], tuple[bytes, str]]  # of an `Accept` header: the metrics, and their media type
+Exposition = Callable[[str], tuple[bytes, str]]  # `Accept` header → the metrics, and their media type
 ListWorkers = Callable[[], Awaitable[list[WorkerRecord]]]
 
 

@@ -17,7 +17,7 @@ _HEADER = re.compile(rf'(?:[^,"]|{_QUOTED})*+,', re.DOTALL)
 _PARAMETER = re.compile(rf'(?:\A|;)((?:[^;"]|{_QUOTED})*+)', re.DOTALL)
 _AGAIN = re.compile(r"\s*data:[^,]*;\s*base64\s*,", re.IGNORECASE)
 _WHITE_SPACE = b" \t\n\r\f\v"
-_STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet (RFC 4648, section 5)
+_STANDARD = bytes.maketrans(b"-_", b"+/")  # URL-safe to standard alphabet (RFC 4648, section 5)
 # All characters of base64 that URLs escape.
 _ESCAPES = {b"%%%02X" % byte: bytes([byte]) for byte in b"+/=-_" + _WHITE_SPACE}
 _ESCAPES |= {escape.lower(): byte for escape, byte in _ESCAPES.items()}

@@ -81,7 +81,7 @@ class ChatHistory:
         self._missing: dict[str, Block] = {}  # likewise, results of calls that were given none in their turn
         self._late: list[Block] = []  # the content of such results that came since the last answer
         self._last_results: dict[str, list[Block]] = {}  # likewise; of calls without an id the last one
-        self.last_role: str | None = None  # of the last message with content, except instructions
+        self.last_role: str | None = None  # role of the last message with content, except instructions
         self._instructions: list[Block] = []
         self._messages: list[Message] = []
         self._open: list[_Call] = []  # calls of the last assistant message

@@ -49,7 +49,7 @@ class _AgentFields(Struct, frozen=True):
 
     agent: str
     call_id: str | None = None
-    name: str = ""  # of a tool
+    name: str = ""  # the tool's name
     tool_use_id: str | None = None
     wait_s: float = 0
 

@@ -54,7 +54,7 @@ class Fresh(Struct, frozen=True):
 
 
 class _Reason(Struct, frozen=True):
-    reason: str  # of a `lifecycle.started`
+    reason: str  # the field of `lifecycle.started`
 
 
 class ToStop(Exception):

@@ -63,7 +63,7 @@ class AgentCatalog:
         teams: Teams | None = None,
     ) -> None:
         self._teams = teams
-        self._run_timeout_s = run_timeout_s  # for agents without their own
+        self._run_timeout_s = run_timeout_s  # default: an agent may have its own
         for name in specs:
             if not AGENT_NAME.fullmatch(name):
                 raise ConfigError(

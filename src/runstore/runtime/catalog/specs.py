@@ -111,7 +111,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     run_timeout_s: float | None = None
     idle_timeout_s: float | None = None  # longest silence of the agent
     isolation: Isolation = "loop"
-    memory_limit_mb: int | None = None  # of the agent's process, in MiB
+    memory_limit_mb: int | None = None  # MiB of memory for the agent's process
     model_attempts: int | None = None  # calls of a throttled model in all; None: 3
     record_requests: bool = True  # record what the models are asked
     on_worker_lost: Literal["resume", "restart", "fail"] | None = None  # None: "resume", for code "fail"

@@ -52,7 +52,7 @@ BUILT_IN: dict[str, ModelSpec] = {SCRIPTED: ModelSpec(model=SCRIPTED, tokens_per
 class HierarchySettings(Struct, frozen=True, forbid_unknown_fields=True):
     """`[hierarchies]`: the models and tools for users' hierarchies."""
 
-    model: str = SCRIPTED  # for agents that name none
+    model: str = SCRIPTED  # default: an agent may name its own
     models: dict[str, ModelSpec] = {}
     tools: dict[str, str] = {}  # name → package.module:function
     at_most_once: list[str] = []  # names of tools that no new attempt may call again
@@ -72,7 +72,7 @@ class HierarchySettings(Struct, frozen=True, forbid_unknown_fields=True):
         for setting in ("at_most_once", "approve"):
             for name in getattr(self, setting):
                 if name not in self.tools:
-                    known = f"there are {', '.join(sorted(self.tools))}" if self.tools else "there are none"
+                    known = f"there are {', '.join(sorted(self.tools))}" if self.tools else "`tools` is empty"
                     raise ValueError(f"`{setting}`: there is no tool {name!r}; {known}")
         if self.input_timeout_s is not None and not 1 <= self.input_timeout_s <= MAX_INPUT_TIMEOUT_S:
             raise ValueError(f"`input_timeout_s` must be from 1 to {MAX_INPUT_TIMEOUT_S:,}")

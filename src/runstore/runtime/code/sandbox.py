@@ -57,7 +57,7 @@ _BUFFER_SIZES = (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF, and the same with privil
 _LEVEL, _OPTION = 24, 32  # the places of the second and third argument
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # instructions of the filter
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
-_X32 = 0x40000000  # from this number on, x86-64 repeats its calls (x32)
+_X32 = 0x40000000  # x86-64 repeats its calls above this number (x32)
 
 
 class _Ruleset(ctypes.Structure):

@@ -66,10 +66,10 @@ class HeartbeatLeases:
         self._clock = clock
         self._beating: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
-        self._beaten_at = -lease_s  # when our own beat was last stored
-        self._looked_at = -lease_s  # when we last read those of others
-        self._seen: dict[str, _Silence] = {}  # of each worker since its last beat
-        self._silent: set[str] = set()  # for a whole lease
+        self._beaten_at = -lease_s  # when this worker's beat was last stored
+        self._looked_at = -lease_s  # when the other workers' beats were last read
+        self._seen: dict[str, _Silence] = {}  # worker id → its silence since its last beat
+        self._silent: set[str] = set()  # workers that were silent for a whole lease
 
     @property
     def held(self) -> bool:

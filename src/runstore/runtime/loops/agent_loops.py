@@ -59,7 +59,7 @@ class AgentLoop:
     def __init__(self, name: str, tools: ToolThreads, *, retired: bool = False) -> None:
         self.attempts = 0
         self.retired = retired  # takes no more attempts, and ends with its last
-        self.blocked = False  # as of the last `look`
+        self.blocked = False  # whether the last `look` found it blocked
         self._stopped = False
         self._asked_at: float | None = None
         self._loop = new_event_loop()

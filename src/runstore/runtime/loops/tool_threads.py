@@ -43,7 +43,7 @@ class _Call:
             self._error = error
 
     def settle(self) -> None:
-        """Give the caller what `make` found. An interrupt in here would leave the future locked for ever."""
+        """Give the caller what `make` found. An interrupt in here would leave the future locked."""
         if self._error is None:
             self.future.set_result(self._result)
         else:

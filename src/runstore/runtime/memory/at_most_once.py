@@ -34,7 +34,7 @@ def at_most_once(tool: Tool) -> Tool:
     Raises:
         TypeError: the object accepts no attributes, so it cannot be marked.
     """
-    for marked in (tool, getattr(tool, "__wrapped__", None)):  # of a method, `@tool` binds what it wraps
+    for marked in (tool, getattr(tool, "__wrapped__", None)):  # `@tool` on a method binds its function
         if marked is not None:
             try:
                 setattr(marked, MARK, True)

@@ -76,7 +76,7 @@ class Conversation(Struct):
     unrepeatable: str | None = None
     tokens_of_calls: dict[tuple[int, str], list[Token]] = field(default_factory=dict)
     incomplete: bool = False  # the last message continues in the next event
-    answers: dict[str, Answered] = field(default_factory=dict)  # by request; used up by the next message
+    answers: dict[str, Answered] = field(default_factory=dict)  # request id → answer, until the next message
     taken: list[Range] = field(default_factory=list)  # the added messages that it holds
 
     def add(self, event: Message) -> None:

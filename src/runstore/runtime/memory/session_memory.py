@@ -170,7 +170,7 @@ def _own_exchange(
     """A run as its own agent remembers it; None when it was not answered. `whole`: all of it was read."""
     asked, before = asked_messages(queued.input), _before(queued)
     answers = without_empty(event.message for event in root_events if isinstance(event, Message))
-    if not answers:  # of an agent that has no conversation, but comes to a result
+    if not answers:  # the agent has no conversation, but a result
         result = _result(ending)
         return Exchange([*asked, *result], before) if result else None
     if not _is_complete(answers[-1]):

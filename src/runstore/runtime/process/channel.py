@@ -110,7 +110,7 @@ class Channel:
             run_channel.wake()
 
     def _log(self, line: messages.Logged) -> None:
-        ours = get_contextvars().get("run_id")  # of an agent's own process, which cannot name another run
+        ours = get_contextvars().get("run_id")  # an agent's own process cannot name another run
         with bound_contextvars(**({"run_id": line.run_id} if line.run_id and not ours else {})):
             _logger.log(line.level, "%s", line.message)
 

@@ -55,7 +55,7 @@ class AgentTask:
                 if self._stopped:
                     task.cancel()
                 while not task.done():
-                    with suppress(asyncio.CancelledError):  # from an agent that cancels all tasks of its loop
+                    with suppress(asyncio.CancelledError):  # an agent may cancel all tasks of its loop
                         await asyncio.wait({task})
             finally:
                 self._agent = None

@@ -66,7 +66,7 @@ class Ending(NamedTuple):
 def ending_of(stop: Mapping[str, Any]) -> Ending:
     """The ending that a `messageStop` of strands reports."""
     reason = stop.get("stopReason")
-    if KEPT not in stop:  # of Bedrock and Anthropic, in their own words, or of a model of one's own
+    if KEPT not in stop:  # Bedrock, Anthropic, or a user's own model
         return Ending(reason, _failure(reason) if reason in BEDROCKS else None)
     own = stop[KEPT]
     # The last word that is known: proxies write "content_filter: PROHIBITED_CONTENT".

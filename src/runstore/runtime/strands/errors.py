@@ -209,7 +209,7 @@ def described(error: BaseException) -> str:
 
 
 def _code_of(error: BaseException) -> str | None:
-    if isinstance(error, AgentError):  # of repair.py
+    if isinstance(error, AgentError):  # repair.py raises it
         return error.code
     for cls, code in CODES.items():
         if isinstance(error, cls):

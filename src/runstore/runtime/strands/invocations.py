@@ -74,7 +74,7 @@ class Invocations:
         inputs, results = self._recording.inputs, self._recording.results
         if place in inputs:
             return  # a plugin continues the agent with new input, which belongs to its memory
-        results.pop(place, None)  # of an earlier visit: the next one may reuse a tool use id
+        results.pop(place, None)  # drop an earlier visit's: the next one may reuse a tool use id
         if redacts := may_redact(event.agent):
             self._recording.answers.rewritten.add(place)
         past = await self._begin(place, event.messages or (), redacts=redacts)

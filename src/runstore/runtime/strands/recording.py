@@ -41,7 +41,7 @@ class Recording:
         self.remembering = remembering
         self.remembered: set[str] = set()  # paths of agents whose messages the hooks record
         self.answers = OpenAnswers(self.remembered)
-        self.usage = memory.usage  # of all attempts
+        self.usage = memory.usage  # sum of all attempts
         self.inputs: dict[Place, int] = {}  # input messages of an agent that are still to be added
         self.logged: dict[Place, LoggedConversation] = {}  # of each agent at work
         self.results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent reuses

@@ -81,7 +81,7 @@ class _Mending:
 
     def __init__(self) -> None:
         self._types = sys.modules["anthropic"].types
-        self._held: dict[Any, _Held] = {}  # by the server's number
+        self._held: dict[Any, _Held] = {}  # the server's number → a held block
         self._open: tuple[Any, str] | None = None  # the number and kind of the text or thinking under way
         self._count = 0  # blocks so far
 

@@ -313,7 +313,7 @@ class ToolCalls:
     """
 
     def __init__(self) -> None:
-        self._last: dict[int | None, _Call] = {}  # by the server's index
+        self._last: dict[int | None, _Call] = {}  # the server's index → the last call with it
         self._by_id: dict[tuple[int | None, str], _Call] = {}
         self._count = 0
 
