@@ -24,7 +24,8 @@ PAGES = [
 GROUP = "projections"  # also the name of the group of entry points
 MODULES = {module.name for module in iter_modules(runstore.__path__)} - {"testing", GROUP}
 INNER = re.compile(
-    r"from runstore\.(?!testing )[\w.]+ import|import runstore\.\w|`runstore\.[a-z_]+\.[\w.]*[A-Z]"
+    r"from runstore\.(?!testing )[\w.]+ import|import runstore\.\w"
+    r"|`runstore\.(?!testing\.)[a-z_]+\.[\w.]*[A-Z]"
     rf"|`runstore\.(?:{'|'.join(sorted(MODULES))})`"
 )
 MADE_FOR_USERS = (

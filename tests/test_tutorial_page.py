@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 import runstore
-from runstore.demo.model import ScriptedModel
+from runstore.testing import ScriptedModel
 from tests.kit.browser import browsing, chromium
 from tests.kit.pages import ROOT
 from tests.kit.process import DEADLINE_S, environment, until
@@ -72,13 +72,13 @@ def chat(tmp_path: Path) -> Iterator[Chat]:
     chat.close()
 
 
-async def test_an_agent_of_ones_own_takes_the_place_of_the_scripted_one(
+async def test_the_agent_of_the_page_calls_its_tool_and_says_the_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(EXAMPLE)
-    own_agent = import_module("own_agent")
-    monkeypatch.setattr(own_agent, "OpenAIModel", lambda model_id: ScriptedModel())
-    agents = {"desk": own_agent.build_desk}
+    chat = import_module("chat")
+    monkeypatch.setattr(chat, "ScriptedModel", lambda tokens_per_s: ScriptedModel())
+    agents = {"desk": chat.build_desk}
     async with runstore.open(f"sqlite:///{tmp_path}/chat.db", agents=agents) as store:
         run_id = await store.start("desk", "Count to 100")
         events = [event async for event in store.tail(run_id)]

@@ -1,5 +1,6 @@
 """The wheel is all that a user needs: installed into an empty environment, it runs without a checkout."""
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -67,6 +68,14 @@ def test_the_package_in_use_is_the_wheels_and_not_the_checkouts(installed: Path,
     script = "import runstore, runstore.app; print(runstore.__file__)"
     found = run([str(installed / "bin" / "python"), "-c", script], tmp_path).strip()
     assert Path(found).is_relative_to(installed)
+
+
+@pytest.mark.slow
+def test_an_extra_is_added_to_the_runstore_that_is_installed(installed: Path, tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--python", str(installed / "bin" / "python")]
+    said = run([*pip, "install", "--no-index", "runstore[postgres]"], tmp_path)
+    assert re.search(rf"^Requirement already satisfied: runstore\[postgres\] in {installed}", said, re.M)
+    assert "psycopg" in said
 
 
 @pytest.mark.slow

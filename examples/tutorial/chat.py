@@ -10,19 +10,23 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
+from strands import Agent, tool
 
-from runstore import AgentSpec, MountedApp
+from runstore import MountedApp
+from runstore.testing import ScriptedModel
 
 
+@tool
 def numbers(up_to: int) -> str:
     """The numbers from 1 up to another one."""
     return " ".join(str(number) for number in range(1, up_to + 1))
 
 
-# runstore builds a strands agent of this. The scripted model is not an LLM: it calls the tool and says the
-# result, 20 words a second.
-desk = AgentSpec(model="scripted", tokens_per_s=20, tools=["chat:numbers"])
-runs = MountedApp("sqlite:///chat.db", agents={"desk": desk})
+def build_desk() -> Agent:
+    return Agent(model=ScriptedModel(tokens_per_s=20), tools=[numbers])
+
+
+runs = MountedApp("sqlite:///chat.db", agents={"desk": build_desk})
 
 
 @asynccontextmanager
