@@ -345,8 +345,8 @@ def test_the_events_of_the_servers_log_are_described() -> None:
 
 
 def test_the_fixed_limits_are_described_with_their_values() -> None:
-    table = [row for row in rows(fixed_limits()) if row[0].startswith("`")]
-    described = {(name.strip("`"), number(value)) for name, value, _ in table}
+    table = [row for row in rows(fixed_limits()) if row[2].startswith("`")]
+    described = {(constant.strip("`"), number(value)) for _, value, constant in table}
     assert described
     assert described <= set(limits())
 

@@ -43,7 +43,7 @@ class Recording:
         self.answers = OpenAnswers(self.remembered)
         self.usage = memory.usage  # sum of all attempts
         self.inputs: dict[Place, int] = {}  # input messages of an agent that are still to be added
-        self.logged: dict[Place, LoggedConversation] = {}  # of each agent at work
+        self.logged: dict[Place, LoggedConversation] = {}  # each agent at work → its conversation in the log
         self.results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent reuses
         self._lock = threading.Lock()
 
