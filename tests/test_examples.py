@@ -1,4 +1,4 @@
-"""The examples, under an ordinary uvicorn: the API below a prefix of somebody else's application."""
+"""The examples, under an ordinary uvicorn: the API below a prefix of another application."""
 
 import signal
 import socket

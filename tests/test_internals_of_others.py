@@ -315,7 +315,7 @@ def test_a_chunk_at_the_end_of_an_answer_is_made_of_its_reason(name: str, data: 
     assert reason in source, f"{release}: {reason}"
 
 
-def test_tools_in_the_background_can_be_told_from_others() -> None:
+def test_tools_in_the_background_can_be_recognised() -> None:
     agent = Agent(callback_handler=None, background_tasks=True)
     has("strands-agents", agent, "_background_tasks")
     has("strands-agents", agent._background_tasks, "_tasks", "_store_task")

@@ -147,7 +147,7 @@ async def test_a_users_runs_are_followed_with_those_that_start_later(working: Lo
     assert set(ended) == {known, started}
 
 
-async def test_what_cannot_be_followed_is_refused(store: LocalStore) -> None:
+async def test_following_an_unreadable_run_is_refused(store: LocalStore) -> None:
     for run_ids, refusal in (([new_run_id()], RunNotFound), ([new_run_id()] * 101, ValueError)):
         with pytest.raises(refusal):
             await anext(store.follow(*run_ids))

@@ -15,7 +15,7 @@ from tests.kit.link import Link
 from tests.servers.databases import KINDS, empty_database
 from tests.servers.shared import shared_redis
 
-SHORT_S = 1  # of a driver that waits for what will not come
+SHORT_S = 1  # a driver's wait for bytes that will not come
 
 
 @pytest.fixture(scope="module", params=KINDS)

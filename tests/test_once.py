@@ -32,7 +32,7 @@ def test_is_skipped():
 
 
 @pytest.mark.slow
-def test_only_what_has_not_passed_runs_again(tmp_path: Path) -> None:
+def test_only_tests_that_have_not_passed_run_again(tmp_path: Path) -> None:
     (folder := tmp_path / "tests").mkdir()
     (folder / "some.py").write_text(TESTS)
     (folder / "pytest.ini").write_text("[pytest]\npython_files = some.py\n")

@@ -1,4 +1,4 @@
-"""What a user's program needs is exported from `runstore`, and docs and examples take it from there."""
+"""Names for a user's program are exported from `runstore`, and docs and examples take it from there."""
 
 import inspect
 import re
@@ -49,7 +49,7 @@ def classes_in(hint: Any) -> Iterator[type]:
 
 
 def signatures(exported: Any) -> Iterator[Any]:
-    """What has type hints that a user reads: a function; a class's fields, beginning and public methods."""
+    """Objects whose type hints a user reads: a function; a class's fields, beginning and public methods."""
     if not inspect.isclass(exported):
         yield exported
         return

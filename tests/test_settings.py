@@ -174,7 +174,7 @@ def test_the_file_of_the_working_directory_is_read(tmp_path: Path, monkeypatch: 
     assert load_settings(None).folder == tmp_path
 
 
-def test_an_override_replaces_only_what_is_given() -> None:
+def test_an_override_replaces_only_the_given_settings() -> None:
     settings = override(ServerSettings(port=1, capacity=2), {"port": 3, "capacity": None})
     assert (settings.port, settings.capacity) == (3, 2)
 

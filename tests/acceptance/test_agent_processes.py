@@ -62,7 +62,7 @@ isolation = "process"
 factory = "agents:words"
 on_worker_lost = "fail"
 """
-# The login runs in the process that serves: it tells which modules that process has imported.
+# The login runs in the process that serves: it names the modules that the process has imported.
 LOGIN = """
 import sys
 
@@ -182,7 +182,7 @@ def wait_ready(server: ServerProcess) -> None:
     until(lambda: server.http.get("/readyz").status_code == 200, "a process takes runs")
 
 
-# What holds
+# Guarantees
 
 
 @pytest.mark.slow
@@ -293,7 +293,7 @@ def test_an_attempt_is_a_span_of_the_process_that_traces(serve: Serve) -> None:
     assert {span["context"]["trace_id"] for span in spans()} == {f"0x{'a' * 32}"}
 
 
-# What is stopped
+# Stops
 
 
 @pytest.mark.slow
@@ -375,7 +375,7 @@ def test_a_process_that_holds_pythons_lock_is_killed_and_its_other_runs_go_on(se
     assert "agent_process_blocked" in server.log
 
 
-# What crashes
+# Crashes
 
 
 def test_the_runs_of_a_killed_process_are_adopted_at_once(serve: Serve) -> None:
@@ -436,11 +436,11 @@ def test_nothing_outlives_a_killed_server(serve: Serve) -> None:
         assert attempts(server, run_id) == ["claimed", "adopted"]
 
 
-# What leaves
+# Departures
 
 
 @pytest.mark.slow
-def test_sigterm_hands_over_what_does_not_end_in_time(serve: Serve) -> None:
+def test_sigterm_hands_over_runs_that_do_not_end_in_time(serve: Serve) -> None:
     server = serve(drain_s=0.2)
     run_ids = [server.begin("words") for _ in range(3)]
     for run_id in run_ids:
@@ -466,7 +466,7 @@ def test_a_signal_to_all_processes_lets_runs_end_as_ever(serve: Serve) -> None:
     assert attempts(server, run_id) == ["claimed"]
 
 
-# What floods
+# Floods
 
 
 @pytest.mark.slow

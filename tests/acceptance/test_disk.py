@@ -159,7 +159,7 @@ def test_a_locked_database_refuses_runs_quickly_and_recovers(serve: Callable[...
     heard += islice(talk, 100)
     assert seqs(heard) == list(range(1, 121)), "the stream was never cut"
     assert server.stop_run(talking)["status"] == "stopped"
-    assert server.log.count("level=error") == 1, "one line tells of it"
+    assert server.log.count("level=error") == 1, "one line reports it"
     assert_no_traceback(server.log)
 
 
@@ -218,7 +218,7 @@ def test_a_file_that_was_taken_away_takes_nothing_more_until_it_is_back(
     until(lambda: "the file was removed or replaced" in server.log, "the log says why")
     assert server.http.get("/readyz").status_code == 503
     taken.replace(server.database)
-    until(lambda: server.http.get("/readyz").is_success, "the server is ready again, though nobody writes")
+    until(lambda: server.http.get("/readyz").is_success, "the server is ready again without a write")
     assert server.note(run_id, "after") == noted + 1
     server.kill()
     server.start()

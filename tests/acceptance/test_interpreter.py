@@ -1,4 +1,4 @@
-"""Settings of Python in a process that serves: a busy agent or a collection stops nobody for long."""
+"""Settings of Python in a process that serves: no busy agent or collection stops others for long."""
 
 import json
 from contextlib import closing

@@ -47,7 +47,7 @@ def test_a_thread_whose_run_was_stopped_is_abandoned(serve: Serve) -> None:
     next(frame for frame in server.frames(run_id) if frame.type == "tool.started")
     assert sample(server.http, "runstore_threads_abandoned") == 0
     server.stop_run(run_id)
-    until(lambda: sample(server.http, "runstore_threads_abandoned") == 1, "the thread works for nobody")
+    until(lambda: sample(server.http, "runstore_threads_abandoned") == 1, "the thread works for no run")
     assert sample(server.http, "runstore_runs_forced_total") == 0
 
 

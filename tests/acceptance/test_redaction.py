@@ -1,4 +1,4 @@
-"""What a guardrail or a hook redacts is in no later read, on any surface, nor in the database (G3)."""
+"""Text that a guardrail or a hook redacts is in no later read, on any surface, nor in the database (G3)."""
 
 import json
 from collections.abc import Iterator
@@ -223,7 +223,7 @@ def stored(url: str) -> str:
 
 
 def reads(server: ServerProcess, run_id: str) -> dict[str, str]:
-    """What each surface says about a run."""
+    """The words of each surface about a run."""
     paths = (
         f"/runs/{run_id}/events?limit=1000", f"/runs/{run_id}/stream", f"/runs/{run_id}/trace",
         f"/runs/{run_id}?include=trace,ops_log", "/runs", f"/runs/{run_id}/requests",
@@ -244,7 +244,7 @@ def answer_of(server: ServerProcess, path: str) -> str:
 
 
 def leaves(server: ServerProcess, run_ids: list[str], receiver: Receiver) -> dict[str, str]:
-    """What the command line writes of runs, and sends to others."""
+    """The words of the command line about runs, printed and sent."""
     first, second = run_ids
     at = ("--url", str(server.http.base_url))
     commands = [
@@ -262,7 +262,7 @@ def leaves(server: ServerProcess, run_ids: list[str], receiver: Receiver) -> dic
 
 
 @pytest.mark.parametrize(("name", "url"), shared_out(NAMES, "guardrail"), indirect=["url"])
-def test_what_is_redacted_is_in_no_later_read(
+def test_redacted_text_is_in_no_later_read(
     server: ServerProcess, url: str, receiver: Receiver, name: str
 ) -> None:
     session, run_ids = f"session-{name}", []
@@ -315,7 +315,7 @@ def hits(server: ServerProcess, run_id: str) -> list[object]:
 
 
 @pytest.mark.slow
-def test_a_fork_does_not_keep_what_is_withheld_after_it_began(server: ServerProcess, url: str) -> None:
+def test_a_fork_does_not_keep_text_that_is_withheld_after_it_began(server: ServerProcess, url: str) -> None:
     run_id = begin_held(server)
     until(lambda: any(each["type"] == "llm.message" for each in server.events(run_id)), "it is stored")
     answer = server.http.post(f"/runs/{run_id}/fork", json={"input": "Go on."}).json()

@@ -163,7 +163,7 @@ def test_broken_code_is_named_and_the_old_serves_on_until_it_is_mended(
 ) -> None:
     run_id = server.begin_silent()
     edit(server, old, broken, file)
-    until(lambda: times(server, "reload_failed") == 1, "the error is told")
+    until(lambda: times(server, "reload_failed") == 1, "the error is logged")
     assert message in server.log
     assert_no_traceback(server.log)
     assert server.record(run_id)["attempt"] == 1
@@ -186,7 +186,7 @@ def test_a_server_that_starts_with_broken_code_waits_for_it_to_be_mended(tmp_pat
     server = ServerProcess(tmp_path, CONFIG, AGENTS.replace("import asyncio", "import asyncio("), reload=True)
     try:
         server.launch()
-        until(lambda: times(server, "reload_failed") == 1, "the error is told")
+        until(lambda: times(server, "reload_failed") == 1, "the error is logged")
         edit(server, "import asyncio(", "import asyncio")
         until(lambda: times(server, "listening") == 1, "it serves")
     finally:
@@ -232,7 +232,7 @@ def test_many_edits_do_not_count_as_crashes(server: ServerProcess) -> None:
 def test_a_server_that_died_is_started_again_by_the_next_change(server: ServerProcess) -> None:
     run_id = server.begin_silent()
     os.kill(serving_process(server), signal.SIGKILL)
-    until(lambda: times(server, "server_exited") == 1, "its death is told")
+    until(lambda: times(server, "server_exited") == 1, "its death is logged")
     edit(server, "old ", "new ")
     wait_for_reload(server)
     until(lambda: server.record(run_id)["attempt"] == 2, "the run goes on")

@@ -336,7 +336,7 @@ def test_a_fork_bomb_is_bounded(tmp_path: Path) -> None:
 
 
 def processes_of(uid: int) -> int:
-    """How many processes a user has, who is there for code only."""
+    """The number of processes of a user that is there for code only."""
     count = 0
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

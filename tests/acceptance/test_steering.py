@@ -125,10 +125,10 @@ def test_a_message_that_comes_as_the_agent_ends_is_taken_by_another_attempt(
 
 @pytest.mark.parametrize("agent", ["listening", slow("listening_alone")])
 @pytest.mark.parametrize("through", ["worker", "front"])
-def test_an_agent_at_work_hears_what_is_said_through_any_process(
+def test_an_agent_at_work_hears_a_message_through_any_process(
     worker: ServerProcess, front: ServerProcess, tmp_path: Path, agent: str, through: str
 ) -> None:
-    """It has looked for messages before, and looks at the log again only when it is told of some."""
+    """It has looked for messages before, and reads the log again only after a notice of some."""
     run_id = held(worker, tmp_path, agent)
     say(worker if through == "worker" else front, run_id)
     assert worker.ended(run_id)["result"] == {"text": "['And socks.']"}
@@ -158,7 +158,7 @@ def test_a_message_to_a_function_that_asks_for_none_is_named(
     assert listed["unheard"] == said
 
 
-def test_a_stop_ends_a_run_whose_message_nobody_takes(worker: ServerProcess, tmp_path: Path) -> None:
+def test_a_stop_ends_a_run_whose_message_no_agent_takes(worker: ServerProcess, tmp_path: Path) -> None:
     run_id = held(worker, tmp_path, "ending")
     say(worker, run_id)
     assert worker.stop_run(run_id)["status"] == "stopped"
@@ -168,7 +168,7 @@ def test_a_stop_ends_a_run_whose_message_nobody_takes(worker: ServerProcess, tmp
 def test_an_attempt_for_a_message_has_only_the_time_that_is_left(
     worker: ServerProcess, tmp_path: Path
 ) -> None:
-    """Messages would extend a run for ever otherwise."""
+    """Messages would extend a run without end otherwise."""
     run_id = held(worker, tmp_path, "brief")
     [begun] = started_at(worker, run_id)
     say(worker, run_id)

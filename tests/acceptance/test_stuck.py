@@ -37,7 +37,7 @@ from tests.soak import SOAK
 
 Serve = Callable[..., ServerProcess]
 
-GRACE_S = 0.8  # a process at low priority gets its turn meanwhile
+GRACE_S = 0.8  # a process at low priority gets its turn in this time
 STOPPED_IN = timedelta(seconds=GRACE_S + 0.3)  # on an idle machine
 LEFT_S = 10.0  # from SIGTERM to the end
 ANSWER_S = 0.25  # p99 of GET /healthz
@@ -250,7 +250,7 @@ def test_late_words_are_refused_and_counted(one: ServerProcess) -> None:
 def test_the_stack_of_a_blocked_loop_is_logged_once_with_its_run(one: ServerProcess) -> None:
     before = sample(one.http, "runstore_loops_blocked_total")
     run_id = begun(one, "blocks-loop")
-    until(lambda: lines(one, "loop_blocked", run_id), "the watchdog tells of it")
+    until(lambda: lines(one, "loop_blocked", run_id), "the watchdog reports it")
     stopped_in_time(one, run_id)
     (line,) = lines(one, "loop_blocked", run_id)
     assert "blocks agents.py:" in line
@@ -487,7 +487,7 @@ def test_after_hundreds_of_incidents_the_server_is_as_it_was(server: ServerProce
     )
     until(lambda: resources(server).descriptors <= before.descriptors + 5, "their descriptors are closed")
     assert resources(server).files <= DATABASE_FILES
-    # What 100 agents leave takes 26 MiB; up to 70 MiB of it wait for the garbage collector.
+    # The remains of 100 agents take 26 MiB; up to 70 MiB of it wait for the garbage collector.
     assert resources(server).memory_mb < before.memory_mb + 90
 
 

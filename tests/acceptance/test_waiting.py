@@ -164,7 +164,7 @@ SMALL = {"size": "S"}
 
 @pytest.fixture
 def done(tmp_path: Path) -> Path:
-    """What the tools have done."""
+    """The actions of the tools."""
     return tmp_path / "done"
 
 
@@ -400,7 +400,7 @@ def test_any_process_gives_an_expired_request_its_default_or_fails_its_run(
     assert "got blue" in str(worker.ended(default)["result"])
 
 
-# ---- messages that nobody has asked for ----
+# ---- unasked messages ----
 
 
 def test_a_message_to_a_waiting_run_reaches_its_model(worker: ServerProcess) -> None:
@@ -419,7 +419,7 @@ def test_a_message_to_a_waiting_run_reaches_its_model(worker: ServerProcess) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["ears", slow("ears_alone")])
-def test_a_generator_takes_what_was_said(worker: ServerProcess, agent: str) -> None:
+def test_a_generator_takes_the_added_messages(worker: ServerProcess, agent: str) -> None:
     run_id, request_id = waiting(worker, agent)
     assert runs(worker, "say", run_id, "Hurry.").returncode == 0
     assert answer(worker, run_id, request_id, "ok").status_code == 200
@@ -544,7 +544,7 @@ def test_a_generator_asks(worker: ServerProcess, agent: str) -> None:
     assert worker.ended(run_id)["result"] == {"text": "One moment. shirts in S."}
 
 
-def test_a_question_with_a_schema_that_is_none_fails_its_run(worker: ServerProcess) -> None:
+def test_a_question_with_a_malformed_schema_fails_its_run(worker: ServerProcess) -> None:
     record = worker.ended(worker.begin("odd"))
     assert record["error_code"] == "agent_error"
     assert "is not a JSON Schema" in record["error"]

@@ -1,4 +1,4 @@
-"""What a person types becomes an answer."""
+"""A person's typed text becomes an answer."""
 
 from typing import Any
 

@@ -99,7 +99,7 @@ def test_a_run_that_begins_during_an_erasure_is_named_with_1(
     assert f"stop them, then erase: {began[0]}" in printed
 
 
-def test_what_cannot_be_erased_is_one_line_and_exit_code_2(folder: Path) -> None:
+def test_an_impossible_erasure_is_one_line_and_exit_code_2(folder: Path) -> None:
     open_run = write(folder, "alice", ended=False)
     bobs = write(folder, "bob")
     for arguments, part in (

@@ -247,7 +247,7 @@ def test_a_receiver_that_refuses_is_said(server: ServerProcess, receiver: Receiv
     assert "refused the spans" in said
 
 
-def test_a_time_that_is_none_is_refused(server: ServerProcess, receiver: Receiver, tmp_path: Path) -> None:
+def test_a_malformed_time_is_refused(server: ServerProcess, receiver: Receiver, tmp_path: Path) -> None:
     code, said = export(server, tmp_path, "--since", "yesterday", "--endpoint", receiver.url)
     assert code == 2
     assert "since" in said

@@ -63,9 +63,7 @@ def test_a_run_with_a_memory_begins_with_it_again(replays: ReplayServer, command
     assert len(json.loads(command("fixture", second).stdout)["memory"]) == 4
 
 
-def test_what_was_redacted_is_in_no_fixture_and_no_comparison(
-    replays: ReplayServer, command: Command
-) -> None:
+def test_redacted_text_is_in_no_fixture_and_no_comparison(replays: ReplayServer, command: Command) -> None:
     replays.plan(shy=[LOOKED, "A secret."])
     run_id = replays.run("shy")
     assert any(event["type"] == "llm.redacted" for event in replays.server.events(run_id))
@@ -91,7 +89,7 @@ def test_a_run_that_did_not_end_well_is_no_fixture(replays: ReplayServer, comman
 
 
 @pytest.mark.slow
-def test_nobody_replays_another_users_run(tmp_path: Path) -> None:
+def test_no_user_replays_another_users_run(tmp_path: Path) -> None:
     make_database(tmp_path / "runstore.db")
     keys = {user: make_key(tmp_path, user) for user in ("alice", "bob")}
     with replay_server(tmp_path) as replays:

@@ -129,7 +129,7 @@ def test_runs_of_different_agents_end_differently(replays: ReplayServer, diff: D
         (("nothing",), "there is no run"),
     ],
 )
-def test_what_cannot_be_compared_is_exit_code_2(
+def test_an_impossible_comparison_is_exit_code_2(
     diff: Diff, looked: str, arguments: tuple[str, ...], said: str
 ) -> None:
     done = diff(looked, *arguments)

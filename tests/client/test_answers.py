@@ -71,7 +71,7 @@ def test_the_answer_of_something_in_between_is_shown(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html></html>", b"[]", b"{}", b"\xff", b""])
-def test_an_answer_that_is_none_of_a_runstore_is_named_so(connect: Connect, body: bytes) -> None:
+def test_an_answer_of_another_server_is_named_so(connect: Connect, body: bytes) -> None:
     with stranger((200, {"Content-Type": "text/html"}, body)) as server:
         client = connect(server.url)
         for ask in (lambda: client.get("r"), lambda: next(client.stream("r"))):
@@ -87,7 +87,7 @@ def test_a_passing_failure_is_retried(connect: Connect, status: int) -> None:
         assert [event.seq for event in connect(server.url).stream("r")] == [1, 2]
 
 
-def test_what_does_not_pass_is_given_up(connect: Connect) -> None:
+def test_an_error_that_does_not_pass_is_given_up(connect: Connect) -> None:
     with stranger(error(503, "log_unavailable")) as server:
         client = connect(server.url, retry_s=0.3)
         for ask in (
@@ -183,7 +183,7 @@ BAD_URLS = [
 
 
 @pytest.mark.parametrize("url", BAD_URLS)
-def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
+def test_a_malformed_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(ConfigError):
         connection(url, None)
 

@@ -88,7 +88,7 @@ def test_a_stream_survives_a_restart_of_the_server(
     assert events[-1].type == "lifecycle.completed"
     record = own_server.record(run.run_id)
     assert record["attempt"] == 2
-    assert runstore.text(events) == record["result"]["text"], "what was said again is there once"
+    assert runstore.text(events) == record["result"]["text"], "repeated text is there once"
 
 
 def test_a_stream_ends_when_its_run_is_deleted(connect: Connect, server: ServerProcess) -> None:

@@ -78,7 +78,7 @@ def test_a_frame_is_there_as_soon_as_its_blank_line_is() -> None:
     assert parser.feed(b"\n") == []
 
 
-def test_a_frame_that_was_cut_off_is_none() -> None:
+def test_a_frame_that_was_cut_off_is_dropped() -> None:
     assert read(b"id: 1\ndata: whole\n\nid: 2\ndata: ha") == [
         Frame("message", "1", b"whole", b"id: 1\ndata: whole\n\n")
     ]

@@ -59,7 +59,7 @@ def test_a_long_input_is_cut_to_under_40_words() -> None:
     assert len(answer("word " * 10_000)) == SHORT == 39
 
 
-def test_each_piece_is_a_word_and_its_space_and_the_last_has_none() -> None:
+def test_each_piece_is_a_word_and_its_space_except_the_last() -> None:
     assert answer(" one\ttwo \n three ") == ["one ", "two ", "three"]
 
 

@@ -59,7 +59,7 @@ def nginx(replicas: Sequence[int], main: str = MAIN) -> Iterator[Nginx]:
 
 @contextmanager
 def laid_out(listen: str, replicas: str, main: str = MAIN) -> Iterator[tuple[Owner, Path]]:
-    """The configuration at a place where `command` finds it, and a user who may read it."""
+    """The configuration at a place where `command` finds it, and a user with the right to read it."""
     nobody = owner("nobody")
     folder = nobody.folder()
     try:

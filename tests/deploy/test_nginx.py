@@ -170,7 +170,7 @@ def test_unread_data_waits_at_the_replica_and_not_in_nginx() -> None:
             taken = pool.submit(lambda: answer_at_length(*replica.accept()))
             assert len(proxy.http.get("/runs/2/events").content) == LENGTH
             taken.result()
-            assert not sending.done(), "nginx has taken it all, as fast as what somebody has read"
+            assert not sending.done(), "nginx has taken it all, as fast as if a client had read it"
         sending.result()
 
 
@@ -223,7 +223,7 @@ def test_a_stream_whose_replica_is_killed_goes_on_at_the_other_byte_for_byte(
 # ---- other requests ----
 
 
-def test_a_stop_through_the_proxy_ends_a_run_whichever_replica_runs_it(
+def test_a_stop_through_the_proxy_ends_a_run_of_any_replica(
     replicas: list[ServerProcess], proxy: Nginx
 ) -> None:
     for server in replicas:

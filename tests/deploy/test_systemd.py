@@ -47,7 +47,7 @@ def test_the_restrictions_of_every_unit_leave_agents_what_they_need() -> None:
     settings = unit(HARDENING)
     assert settings["Service.NoNewPrivileges"] == ["yes"]
     assert settings["Service.ProtectSystem"] == ["strict"]
-    assert HARDENING < "runstore-.service.d/override.conf", "what is overridden has to come first"
+    assert HARDENING < "runstore-.service.d/override.conf", "the overridden file has to come first"
     denied = {name.partition(".")[2] for name in [*settings, *unit("runstore-worker@.service")]}
     assert not denied & {"ProtectProc", "ProcSubset", "MemoryDenyWriteExecute", "RestrictNamespaces"}
 

@@ -35,7 +35,7 @@ from tests.soak import SOAK
 CARRYING = b"custom.note"  # what the COMMIT to be cut has in its transaction
 SIDES: tuple[Side, ...] = ("before", "after")
 APPENDS = 60  # of each of two writers
-CUTS = 20  # meanwhile, at most
+CUTS = 20  # at most, in this time
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -181,7 +181,7 @@ async def test_a_commit_that_arrives_when_its_writer_has_reconnected_is_waited_f
 
 
 async def cut_commits(link: Link, chance: random.Random, writing: "asyncio.Future[Any]") -> None:
-    """Cut the connection at one COMMIT after the other, while somebody writes."""
+    """Cut the connection at one COMMIT after the other, while a writer works."""
     for number in range(CUTS):
         cut = link.cut_commit(chance.choice(SIDES), carrying=b"llm.token")
         await until(lambda cut=cut: cut.happened.is_set() or writing.done())

@@ -35,5 +35,5 @@ async def test_subscribers_that_hop_between_servers_see_every_run_whole(kind: st
             for _ in range(SOAK):
                 load.begin(RUNS[kind], "talker", notes=True)
                 await load.finish()
-            assert sum(seen.connections for seen in load.runs) > 2 * len(load.runs), "or nobody has hopped"
+            assert sum(seen.connections for seen in load.runs) > 2 * len(load.runs), "or no reader has hopped"
             await check_all(load, made)

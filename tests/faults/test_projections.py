@@ -61,7 +61,7 @@ async def write(log: SqlEventLog, runs: int = 10) -> None:
 
 
 async def counted(log: SqlEventLog) -> dict[str, int]:
-    """What the projection has to hold, by a plain fold."""
+    """The expected content of the projection, by a plain fold."""
     events: list[RecordedEvent] = []
     while page := await log.read_all(after=events[-1].position if events else 0):
         events += page

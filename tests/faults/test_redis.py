@@ -130,4 +130,4 @@ async def test_every_stream_is_whole_through_every_fault_of_redis(site: Site) ->
         await check_all(load, site.cluster)
         check_said(load, begun={"claimed"})
         with site.victim().client() as client:
-            assert client.info("commandstats").get("cmdstat_xadd"), "or nobody has used it in the end"
+            assert client.info("commandstats").get("cmdstat_xadd"), "or no process has used it in the end"

@@ -112,7 +112,7 @@ async def test_one_of_starts_that_interrupt_each_other_is_left(replicas: list[ht
         cancelled = [
             run_id for run_id in runs if (await replicas[0].get(f"/runs/{run_id}")).json()["cancel_requested"]
         ]
-        assert len(cancelled) == len(runs) - 1, "exactly one was asked to stop by nobody"
+        assert len(cancelled) == len(runs) - 1, "exactly one was not asked to stop"
         (left,) = set(runs) - set(cancelled)
         for run_id in cancelled:
             record = await ended(replicas[1], run_id)

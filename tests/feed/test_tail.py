@@ -69,7 +69,7 @@ async def cut_after(log: EventLog, feed: LiveFeed, run_id: str, *, after: int, l
 
 
 async def write_a_story(log: EventLog, run_id: str) -> None:
-    """A run as a real one: streamed text in bursts, events that somebody awaits, a cancel, an ending."""
+    """A run as a real one: streamed text in bursts, awaited events, a cancel, an ending."""
     for turn in range(8):
         await offer_all(log, run_id, *(token(f"{turn}.{i} \n\n") for i in range(4)), note(f"{turn}"))
         await asyncio.sleep(0)

@@ -248,9 +248,7 @@ EDGES: dict[str, Edge] = {
     "an answer": of_answer,
     "an agent's object": of_object,
 }
-del EDGES[
-    "/v1/chat/completions, prompt, response_format"
-]  # it is read by no one, so the body alone has a limit
+del EDGES["/v1/chat/completions, prompt, response_format"]  # no code reads it, so the body alone has a limit
 
 
 @pytest.mark.parametrize("name", mostly_slow(EDGES, *(EDGES.keys() - {"the result of code"})))

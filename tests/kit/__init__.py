@@ -1,1 +1,1 @@
-"""What tests share: servers, processes, faults, and how to look at them."""
+"""Shared by tests: servers, processes, faults, and how to look at them."""

@@ -2,7 +2,7 @@
 
 There is an agent `PROVIDER-MODEL` for each of strands' providers here and each model of the stand-in, with
 `PROVIDER-tool` (has a tool), `PROVIDER-finish` (has one that ends its turn), `PROVIDER-object` (its answer
-is an object), `PROVIDER-late` (has a time limit) and `PROVIDER-nobody` (at an address where nobody listens).
+is an object), `PROVIDER-late` (has a time limit) and `PROVIDER-nobody` (at an address without a server).
 """
 
 import socket
@@ -28,7 +28,7 @@ def add(a: int, b: int) -> int:
     return a + b
 
 def windowed(model):
-    """An agent that keeps the last three messages, and tells the time of every call in its prompt."""
+    """An agent that keeps the last three messages, and puts the time of every call into its prompt."""
     def forget(event):
         event.agent.system_prompt = f"Call {len(event.agent.messages)}."
     built = Agent(

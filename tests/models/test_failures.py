@@ -1,4 +1,4 @@
-"""Every failure of a model's server ends the run with a code that tells a person how to react."""
+"""Every failure of a model's server ends the run with a code that implies the reaction."""
 
 import time
 from itertools import islice
@@ -70,7 +70,7 @@ def test_a_run_whose_model_is_silent_is_stopped_within_the_grace_period(
     with within(GRACE_S):
         record = server.stop_run(run_id)
     assert (record["status"], record["forced"]) == ("stopped", False)
-    assert request.gone.wait(DEADLINE_S), "the model's server is told that nobody listens any more"
+    assert request.gone.wait(DEADLINE_S), "the model's server notices the closed connection"
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

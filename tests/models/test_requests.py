@@ -44,7 +44,7 @@ def model_of(provider: str, parameters: dict[str, Any], seen: list[bytes]) -> An
 
 
 async def sent(provider: str, request: dict[str, Any]) -> bytes:
-    """What the provider gets if its model is asked as a recorded request says."""
+    """The request to the provider if its model gets a recorded request."""
     assert request["complete"]
     system, seen = request["system"], []
     content = [{"text": system}] if isinstance(system, str) else system

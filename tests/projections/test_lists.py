@@ -29,7 +29,7 @@ ANALYZE = {
 }  # fmt: skip
 MANY = 3_000  # runs of one user
 SCANNED = 50  # that a page may look at in these tests
-MOST_READ = 10 * SCANNED  # rows: to look at them, to see where that ended, and to read what was found
+MOST_READ = 10 * SCANNED  # rows: to look at them, to see where that ended, and to read the found ones
 
 
 async def begin(log: SqlEventLog, **queued: Any) -> str:

@@ -48,7 +48,7 @@ async def test_runs_are_spread_over_all_nodes_and_each_ones_news_come(redis_clus
     check_redis(redis_cluster.url)
     with processes(2, redis_cluster.url) as (here, there):
         heard: list[str] = []
-        # A listener may miss what was published before its process began to read.
+        # A listener may miss entries that were published before its process began to read.
         there.listen(lambda commit: heard.append(commit.run_id) if commit.first_seq > 1 else None)
         subscribed = {run_id: there.subscribe(run_id) for run_id in runs}
         lives = {run_id: one.__enter__() for run_id, one in subscribed.items()}

@@ -58,7 +58,7 @@ async def test_absent_at_the_start_it_is_found_when_it_comes() -> None:
         server.close()
 
 
-async def test_after_a_kill_and_a_start_news_come_again_and_two_lines_tell_of_it(server: OwnRedis) -> None:
+async def test_after_a_kill_and_a_start_news_come_again_with_two_log_lines(server: OwnRedis) -> None:
     with structlog.testing.capture_logs() as logged, processes(2, server.url) as (here, there):
         heard: list[int] = []
         there.listen(lambda commit: heard.append(commit.first_seq))
@@ -168,7 +168,7 @@ async def test_a_key_of_another_type_keeps_nothing_from_the_readers_of_others(se
         assert client.get(f"runstore:run:{RUN}") == "mine"
 
 
-async def test_a_control_stream_that_is_none_keeps_nothing_from_the_readers(server: OwnRedis) -> None:
+async def test_a_control_key_of_another_type_keeps_nothing_from_the_readers(server: OwnRedis) -> None:
     with server.client() as client:
         client.set("runstore:control", "mine")
         with processes(2, server.url) as (here, there), there.subscribe(RUN) as live:
@@ -221,6 +221,6 @@ async def test_streams_are_whole_through_every_fault_of_redis_while_they_are_wri
             assert got[place] == b"".join(whole)
 
 
-def test_a_url_that_is_none_is_refused_before_anything_is_started() -> None:
+def test_a_malformed_url_is_refused_before_anything_is_started() -> None:
     with pytest.raises(Exception, match="redis_url is not of the form"):
         RedisFeed("http://127.0.0.1")

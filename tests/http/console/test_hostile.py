@@ -16,7 +16,7 @@ from tests.kit.server import ServerProcess, serving, until
 HELD_UP_S = (
     20  # far more than a busy machine needs, and far less than a text whose time grows with its square
 )
-MOST_ELEMENTS = 6_000  # of a page, whatever a text asks for
+MOST_ELEMENTS = 6_000  # elements of a page, for any text
 MOST_IN_DOCUMENT = 60_000  # whatever all texts of a page ask for together
 HIDING = r"/[\u202a-\u202e\u2066-\u2069\u001b]/"
 PWN = "window.pwned=1"

@@ -1,4 +1,4 @@
-"""Who started, answered and stopped a run, and what the members of a workspace see of it."""
+"""The users that started, answered and stopped a run, and the view of a workspace's members."""
 
 import re
 from collections.abc import Iterator

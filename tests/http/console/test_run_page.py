@@ -1,4 +1,4 @@
-"""One run in a browser: its steps, its text, its events, its past, and what can be done with it."""
+"""One run in a browser: its steps, its text, its events, its past, and the actions on it."""
 
 import json
 import re

@@ -157,7 +157,7 @@ def test_a_slow_list_is_shown_while_runs_change_all_the_time(console: ServerProc
     raise AssertionError("the list was never shown")
 
 
-def test_rows_that_nobody_scrolled_to_leave_the_list(console: ServerProcess, tab: Tab) -> None:
+def test_rows_out_of_sight_leave_the_list(console: ServerProcess, tab: Tab) -> None:
     console.ended(console.begin("quick", "one of many", session_id="many"))
     pages = 0
 

@@ -108,7 +108,7 @@ def test_the_limits_hold_here_too(tmp_path: Path) -> None:
             server.stop_run(run_id)
 
 
-def test_hierarchies_outlive_the_server_and_run_with_what_is_allowed_then(tmp_path: Path) -> None:
+def test_hierarchies_outlive_the_server_and_run_with_the_tools_allowed_then(tmp_path: Path) -> None:
     tools = '[hierarchies.tools]\nshout = "agents:shout"\n'
     agents = "def shout(word: str) -> str:\n    '''Say it aloud.'''\n    return word.upper()\n"
     server = ServerProcess(tmp_path, tools, agents)

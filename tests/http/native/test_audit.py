@@ -162,7 +162,7 @@ class follow:
     ],
 )
 @pytest.mark.parametrize("path", ["/audit/events", "/audit/events/stream"])
-def test_what_cannot_be_is_refused_with_a_reason(
+def test_impossible_filters_are_refused_with_a_reason(
     server: ServerProcess, path: str, parameters: dict[str, str], message: str
 ) -> None:
     if path.endswith("stream") and parameters.keys() & {"format", "limit"}:

@@ -56,7 +56,7 @@ async def served(
 
 
 @pytest.mark.slow
-async def test_what_finds_no_place_in_time_is_refused_and_told_when_to_come_again(
+async def test_a_request_without_a_free_place_in_time_is_refused_with_retry_after(
     served: tuple[httpx.AsyncClient, str, Threads],
 ) -> None:
     http, run_id, threads = served

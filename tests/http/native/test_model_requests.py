@@ -1,4 +1,4 @@
-"""What a run's models were asked, over HTTP."""
+"""The requests to a run's models, over HTTP."""
 
 import pytest
 

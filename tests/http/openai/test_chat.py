@@ -204,7 +204,9 @@ def test_half_a_character_does_not_end_a_conversation(server: ServerProcess) -> 
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"01", b"1,"])
-def test_what_is_no_json_stays_an_error_beside_half_a_character(http: httpx.Client, number: bytes) -> None:
+def test_a_body_that_is_no_json_stays_an_error_beside_half_a_character(
+    http: httpx.Client, number: bytes
+) -> None:
     body = rb'{"prompt": "hi \ud83d", "temperature": %b}' % number
     found = http.post(URL, content=body, headers={"Content-Type": "application/json"})
     assert error_of(found, 400)["code"] in ("invalid_json", "invalid_body")

@@ -177,7 +177,7 @@ def test_the_ai_sdk_reads_completions_streams_and_errors(server: ServerProcess) 
 
 
 def found_in_node(server: ServerProcess, script: str, package: str) -> Any:
-    """What a script of NODE_FOLDER prints about the server."""
+    """The output of a script of NODE_FOLDER about the server."""
     if not (NODE_FOLDER / "node_modules" / package).exists():
         lacking(f"the package {package} for Node is not installed (make node)")
     done = subprocess.run(

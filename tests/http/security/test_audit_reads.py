@@ -1,4 +1,4 @@
-"""What admins and auditors read of other users' runs is an event, of a stream that the audit log shows."""
+"""A read of another user's run by an admin or auditor is an event, of a stream that the audit log shows."""
 
 import json
 import sqlite3
@@ -99,7 +99,7 @@ def test_pages_polls_and_reconnects_are_one_read(people: People) -> None:
     assert len(reads(people, run_id)) == 3
 
 
-def test_what_is_ones_own_and_what_is_refused_is_not_recorded(people: People) -> None:
+def test_own_reads_and_refused_reads_are_not_recorded(people: People) -> None:
     run_id, of_admin = begin(people.alice), begin(people.admin)
     assert people.alice.get(f"/runs/{run_id}").status_code == 200
     assert people.bob.get(f"/runs/{run_id}").status_code == 403
@@ -153,7 +153,7 @@ def test_a_search_that_is_refused_is_not_recorded(people: People, path: str) -> 
     assert searches() == before
 
 
-def test_the_command_line_tells_who_read_a_run(people: People, tmp_path: Path) -> None:
+def test_the_command_line_lists_the_readers_of_a_run(people: People, tmp_path: Path) -> None:
     run_id = begin(people.alice)
     assert people.auditor.get(f"/runs/{run_id}").status_code == 200
     key = people.admin.headers["authorization"].removeprefix("Bearer ")
@@ -168,7 +168,7 @@ def test_the_command_line_tells_who_read_a_run(people: People, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_what_cannot_be_recorded_is_not_read_and_the_owner_does_not_wait(people: People) -> None:
+def test_a_read_that_cannot_be_recorded_fails_and_the_owner_does_not_wait(people: People) -> None:
     run_id = begin(people.alice)
     assert people.alice.get(f"/runs/{run_id}").status_code == 200
     with sqlite3.connect(people.server.database) as writer:

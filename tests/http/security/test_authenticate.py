@@ -133,7 +133,7 @@ CHANGING = {
     ("POST", f"{EXECUTOR}/runs/stream"): {"on_disconnect": "cancel"},
 }
 ANSWERING = ("POST", "/runs/{run_id}/inputs/{request_id}")
-ABSENT = {  # what this run has none of: 404 for those who would be let in
+ABSENT = {  # parts that this run lacks: 404 for users with access
     ("GET", "/runs/{run_id}/requests/{n}"): None,
     ANSWERING: {"answer": "yes"},
 }

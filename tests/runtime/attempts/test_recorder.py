@@ -98,7 +98,7 @@ async def test_added_messages_are_read_once_and_then_only_when_there_are_some(co
     assert [each.content for each in await recorder.added(0)] == ["one", "two"], "given back"
 
 
-async def test_a_message_that_is_told_of_while_the_log_is_read_is_found(counted: Any) -> None:
+async def test_a_message_that_is_announced_while_the_log_is_read_is_found(counted: Any) -> None:
     run_id = await start_run(counted)
     recorder = Recorder(counted, run_id, 1, reader=counted)
     reading = asyncio.ensure_future(recorder.added(0))

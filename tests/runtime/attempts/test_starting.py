@@ -17,7 +17,7 @@ from tests.contracts.memory_log import MemoryEventLog
 from tests.kit.database import OwnLog, make_database, open_database, run_list
 from tests.kit.events import CANCEL, QUEUED, note, read_run, start_run
 
-BUSY = START_TRIES - 1  # notes that come just when somebody has looked at the head
+BUSY = START_TRIES - 1  # notes that come just after a read of the head
 
 
 class BusyLog:
@@ -52,7 +52,7 @@ async def test_a_queued_run_that_others_keep_adding_to_is_claimed(log: EventLog)
 
 
 class UnreadLog:
-    """A log that nobody reads."""
+    """A log without readers."""
 
     def __init__(self, log: EventLog) -> None:
         self.append = log.append

@@ -224,7 +224,7 @@ async def test_one_worker_that_is_called_twice_at_once_works_twice() -> None:
     tokens = [(e.call_id, e.text) for e in recorder.of(Token) if e.agent == "global/Red/Ann"]
     assert len(tokens) == len({call for call, _ in tokens}) == 2
     assert sorted(heard[0]["content"][0]["text"] for heard in worker.heard) == ["one", "two"]
-    assert max(len(heard) for heard in worker.heard) <= 2, "its input and its answer: nobody else's words"
+    assert max(len(heard) for heard in worker.heard) <= 2, "its input and its answer: no other agent's words"
     finished = [e.tool_use_id for e in recorder.of(ToolFinished) if e.agent == "global/Red"]
     assert sorted(finished) == ["a1", "a2"]
 

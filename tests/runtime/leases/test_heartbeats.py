@@ -175,7 +175,7 @@ class Slow:
         self.answer.set()
 
     async def query(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        raise AssertionError("nobody looks")
+        raise AssertionError("no poll comes")
 
     async def change(self, function: Callable[..., Any], *arguments: Any) -> Any:
         self.asked.set()

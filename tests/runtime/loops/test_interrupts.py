@@ -1,4 +1,4 @@
-"""What an interrupted thread, and one that was not, leave behind."""
+"""The state after a thread was interrupted, and after it was not."""
 
 import subprocess
 import sys

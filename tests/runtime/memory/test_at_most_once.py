@@ -160,7 +160,7 @@ ELSEWHERE = ToolFinished(**CALL, call_id="c1")
         ([CHARGE, CHARGED, CHARGE], "was running", "was running"),
     ],
 )
-def test_a_call_forbids_what_could_call_it_again(
+def test_a_call_forbids_a_second_call_of_itself(
     events: list[Event], resume: str | None, restart: str | None
 ) -> None:
     recorder = ListRecorder()

@@ -142,7 +142,7 @@ async def test_a_resumed_node_says_again_what_each_calls_agent_said() -> None:
     assert spoken(again.recorded)["demo/one/clerk"] == "First.Second."
 
 
-async def test_trace_record_and_requests_tell_the_turns_apart(looked: ListRecorder) -> None:
+async def test_trace_record_and_requests_distinguish_the_turns(looked: ListRecorder) -> None:
     [attempt] = trace_of("run-1", looked.recorded).attempts
     [demo] = attempt.agents
     tools = [step for step in demo.steps if step.kind == "tool"]

@@ -145,6 +145,6 @@ def test_an_ending_is_the_agents_result_or_its_error() -> None:
     "message",
     [ended(Cancelled(reason="user")), Ended(1, "nothing", b"{}"), Ended(1, "lifecycle.completed", b"{}")],
 )
-def test_an_ending_that_is_none_is_an_error_of_the_agent(message: Ended) -> None:
+def test_a_malformed_ending_is_an_error_of_the_agent(message: Ended) -> None:
     with pytest.raises(AgentError, match="end"):
         result_of(message)

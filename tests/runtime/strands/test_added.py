@@ -295,7 +295,7 @@ async def test_a_message_to_a_node_is_in_the_nodes_next_attempt(
     assert ended.heard == recorder.of(InputReplaced)[0].added
 
 
-async def test_a_node_that_begins_anew_gives_its_message_to_the_next_call(
+async def test_a_node_that_begins_again_gives_its_message_to_the_next_call(
     recorder: ListRecorder, hurry: Callable[[], None]
 ) -> None:
     hurry()
@@ -350,10 +350,10 @@ async def test_a_refused_message_is_named_and_the_others_are_heard(meanwhile: bo
     assert "Hurry." not in str(playing.heard)
 
 
-# ---- the account of what was heard ----
+# ---- the account of heard messages ----
 
 
-def test_what_is_given_back_is_unheard_again() -> None:
+def test_a_message_that_is_given_back_is_unheard_again() -> None:
     unheard = UnheardMessages()
     first, second = unheard.take(5), unheard.take(9)
     assert (3 in unheard, 9 in unheard, 10 in unheard, unheard.after) == (False, False, True, 9)

@@ -180,7 +180,7 @@ async def test_agents_at_work_at_once_have_paths_of_their_own_and_later_ones_the
 async def test_its_tools_are_recorded_and_the_agents_that_they_call_too() -> None:
     @tool
     def look_up() -> str:
-        """Ask somebody else."""
+        """Ask another agent."""
         return str(expert(say("deep"))("?"))
 
     @tool

@@ -38,7 +38,7 @@ def look() -> str:
 
 
 class Endless(Playbook):
-    """Calls a tool, for ever."""
+    """Calls a tool without end."""
 
     def __init__(self, name: str) -> None:
         super().__init__()

@@ -110,7 +110,7 @@ async def test_the_code_of_a_nodes_failing_model_is_the_runs() -> None:
     assert caught.value.code == "model_auth"
 
 
-def test_only_what_has_not_begun_is_asked_for_again() -> None:
+def test_only_an_answer_that_has_not_begun_is_asked_for_again() -> None:
     assert is_throttled(ModelThrottledException("slow down"))
     assert is_throttled(SdkError(status_code=429))
     assert not is_throttled(SdkError(status_code=200, body={"error": {"type": "rate_limit_error"}}))

@@ -45,7 +45,7 @@ async def test_an_agent_that_the_garbage_collector_closes_raises_nothing() -> No
 
 
 @pytest.mark.parametrize("kind", [BeforeModelCallEvent, AfterModelCallEvent, MessageAddedEvent])
-async def test_an_error_of_a_hook_is_none_of_the_model(kind: Any) -> None:
+async def test_an_error_of_a_hook_is_not_an_error_of_the_model(kind: Any) -> None:
     def refuse(event: Any) -> None:
         raise RuntimeError("no budget is left")
 

@@ -400,7 +400,7 @@ async def test_a_rejected_call_does_not_run_and_the_model_knows_why(calls: Count
     assert "not approved. Too much." in str(build().model.heard[-1][-1])  # type: ignore[attr-defined]
 
 
-async def test_a_call_that_waits_for_an_approval_runs_as_it_is_judged_whatever_the_configuration_becomes(
+async def test_a_call_that_waits_for_an_approval_runs_as_it_is_judged_under_any_later_configuration(
     calls: Counter[str],
 ) -> None:
     story = Story(paying(calls, use(("t1", "pay", {"amount": 5})), say("Then not.")), approve=["pay"])

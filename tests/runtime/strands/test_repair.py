@@ -191,7 +191,7 @@ async def test_the_model_gets_a_tools_result_as_the_log_has_it() -> None:
 async def test_a_tools_content_becomes_blocks_that_models_take(content: Any, blocks: Any) -> None:
     @tool
     def odd() -> ToolResult:
-        """Return what is no list of blocks."""
+        """Return something else than a list of blocks."""
         return {"toolUseId": "", "status": "success", "content": content}
 
     turn = [STARTED, *call("c", "odd", "{}"), stop("tool_use"), USAGE]

@@ -1,4 +1,4 @@
-"""What the log says that models were asked, compared with what they heard."""
+"""The recorded requests of models, compared with those that the models got."""
 
 from collections.abc import Sequence
 from typing import Any

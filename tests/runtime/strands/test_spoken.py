@@ -260,7 +260,7 @@ async def test_a_log_that_takes_no_more_ends_the_model_at_its_next_delta() -> No
     model, recorder = Paused(*WORDS), Closed()
     with pytest.raises(RunClosed):
         await StrandsAgent(agent(model), context(), WeakSet()).run("hi", [], recorder)
-    assert model.said in (3, 4)  # it is told while it says the fourth, and on a busy machine cancelled there
+    assert model.said in (3, 4)  # stopped while it says the fourth, and on a busy machine cancelled there
 
 
 @pytest.mark.parametrize("character", ["x", "\u2028"], ids=["short", "escaped"])

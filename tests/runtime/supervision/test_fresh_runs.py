@@ -1,4 +1,4 @@
-"""A run that starts in the process that queued it: nothing of it is read, whatever else happens."""
+"""A run that starts in the process that queued it: nothing of it is read in any case."""
 
 import asyncio
 import threading
@@ -82,7 +82,7 @@ async def test_it_begins_without_a_look_at_the_log(
         assert (await runtime.store.get(run_id, wait_s=DEADLINE_S)).run.status == "success"
 
 
-async def test_a_programs_own_run_is_claimed_by_nobody(
+async def test_a_programs_own_run_is_claimed_by_no_worker(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claimed: list[str] = []

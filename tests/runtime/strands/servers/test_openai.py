@@ -232,7 +232,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("pieces", CALLS.values(), ids=CALLS)
-async def test_two_calls_are_two_whatever_their_indexes(pieces: list[Chunk]) -> None:
+async def test_two_calls_are_two_under_any_indexes(pieces: list[Chunk]) -> None:
     recorder, ended, asked = await run([*pieces, chunk(finish="tool_calls"), COUNTED], SAID)
     assert ended.result["text"] == "done"
     finished = {event.name: event.output for event in recorder.of(ToolFinished)}
