@@ -383,5 +383,5 @@ def _filter(types: Sequence[str] | None) -> EventFilter | None:
     if types is None:
         return None
     if len(types) > MAX_FILTER_TYPES:
-        raise ValueError(f"at most {MAX_FILTER_TYPES} types are allowed, not {len(types):,}")
+        raise ValueError(f"at most {MAX_FILTER_TYPES} names are allowed in types, not {len(types):,}")
     return EventFilter.of(types)

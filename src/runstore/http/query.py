@@ -87,7 +87,7 @@ class Query:
         BadRequest: a parameter is unknown, invalid, or given twice; or `since` is later than `until`.
     """
 
-    _declared: ClassVar[dict[str, QueryParameter[Any]]] = {}  # by their names
+    _declared: ClassVar[dict[str, QueryParameter[Any]]] = {}  # name → parameter
 
     def __init_subclass__(cls) -> None:
         own = [each for each in vars(cls).values() if isinstance(each, QueryParameter)]

@@ -76,7 +76,7 @@ class HttpProtocol(HttpToolsProtocol):
     _body_begun: bool = False
     _framing_bytes = 0  # bytes received of a body, without its content
     _framing_allowed = 0
-    _deadline: asyncio.TimerHandle | None = None  # for the head, or for the rest of a body
+    _deadline: asyncio.TimerHandle | None = None  # ends the wait for a head, or for the rest of a body
     _rest: int | None = None  # while the connection lingers: bytes that may still come, and are dropped
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

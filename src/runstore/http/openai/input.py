@@ -188,7 +188,7 @@ class ChatHistory:
         return bool(result.blocks)
 
     def _answer_early(self, calls: Iterable[_Call]) -> bool:
-        """Answer the calls whose results have come before; False if there are none."""
+        """Answer the calls whose results have come before; False without such calls."""
         found = False
         for call in calls:
             self._made[call.given_id] += 1

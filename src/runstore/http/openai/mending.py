@@ -120,7 +120,7 @@ def _part(part: Any) -> Any:
 
 
 def _source(part: dict[str, Any]) -> Any:
-    """The source of an image in the forms of LangChain and Vercel's AI SDK; None if it has none."""
+    """The source of an image in the forms of LangChain and Vercel's AI SDK; None without a source."""
     given = (part.get(name) for name in ("base64", "data", "image", "url"))
     data = next((each for each in given if isinstance(each, str) and each), None)
     if data is None or ":" in data[:MAX_SCHEME]:

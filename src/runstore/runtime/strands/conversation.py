@@ -49,7 +49,7 @@ class LoggedConversation:
         return None
 
     def reduced(self, messages: Sequence[Any]) -> Reduced | None:
-        """What the conversation manager left; None if no message was removed, pinned or unpinned."""
+        """The rest after the conversation manager; None if no message was removed, pinned or unpinned."""
         if all(now is own for now, own in zip(messages, self._own, strict=False)):
             messages = messages[len(self._own) :]
         kept = 0

@@ -1,4 +1,4 @@
-"""What the recorders of one attempt share: its log, and where each of its agents is."""
+"""The shared state of one attempt's recorders: its log, and the place of each of its agents."""
 
 import threading
 from collections.abc import Sequence

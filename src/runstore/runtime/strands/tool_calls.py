@@ -87,7 +87,7 @@ class ToolCalls:
             self._install(agent, inner)
             CALL.set(SubAgentCall(agent, Place(inner, use_id), call_of(event.agent)))
         await write_call(self._recorder, event, place, once=once)
-        # What directs the agents has to run.
+        # Calls that direct the agents have to run.
         if self._replies is not None and not event.cancel_tool and not self._nodes.hands_over(event):
             self._replies.reply(event, place, self._recorder, asks=name in self._approve)
 

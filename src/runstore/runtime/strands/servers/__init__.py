@@ -1,1 +1,1 @@
-"""What models' servers send, each in a file of its own: mended, and completed by what strands leaves out."""
+"""The answers of models' servers, mended and completed where strands leaves parts out: a file for each."""
