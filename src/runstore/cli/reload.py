@@ -53,7 +53,7 @@ def serve_reloading(settings: Settings) -> NoReturn:
         folder = settings.folder or Path.cwd()
     except OSError as error:
         raise ConfigError("--reload: the working directory was removed: change to another one") from error
-    hide()  # from agents' code, which runs in processes with the same user
+    hide()  # agents' code runs in processes of the same user
     listener = listen(settings.server.host, settings.server.port)
     sys.exit(asyncio.run(_Watcher(folder, listener).run()))
 

@@ -178,7 +178,7 @@ class RunStore:
             forked, self._log, self.catalog, run_id, head, options, new, reads_session=reads_session
         )
         started = await self.start(await self._large_reads.call(read))
-        queued = await read_start(self._log, started.run.run_id)  # of a repeated request, the first one's
+        queued = await read_start(self._log, started.run.run_id)  # a repeated request gets the first one's
         return Forked(started, queued.forked_at_seq or 0)
 
     async def head(self, run_id: str, *, deleted: bool = False, purged: bool = False) -> Head:

@@ -66,8 +66,8 @@ class Login:
         self, user: User, *, key_id: str | None = None, run_ids: frozenset[str] = frozenset()
     ) -> None:
         self.user = user
-        self.key_id = key_id  # of the API key in the request
-        self.run_ids = run_ids  # that this login may read, of any owner
+        self.key_id = key_id  # id of the API key in the request
+        self.run_ids = run_ids  # runs of any owner that this login may read
         self._checking: asyncio.Task[None]
         self._held: dict[object, Callable[[], None]] = {}  # what to call at its end, by the open answer
 

@@ -208,7 +208,7 @@ class Supervisor:
                 await work()
             except LogUnavailable:
                 pass  # the writer logs it, and nothing can be done until the log is back
-            except OSError as error:  # of the machine, such as too many open files
+            except OSError as error:  # the machine's, such as too many open files
                 log.error("sweep_failed", error=str(error))
             except Exception:
                 log.exception("sweep_failed")
