@@ -126,8 +126,8 @@ class Tail:
 
 def _until_tick(idle_s: float) -> float:
     """Nearly `idle_s`: until the last tick in it. Readers that look at the log together share the read."""
-    tick_s, end = idle_s / TICKS, asyncio.get_running_loop().time() + idle_s
-    return idle_s - end % tick_s
+    end = asyncio.get_running_loop().time() + idle_s
+    return idle_s - end % (idle_s / TICKS) if idle_s else 0
 
 
 async def wait_until_ended(log: LogReader, feed: LiveFeed, run_id: str, *, timeout_s: float) -> None:
