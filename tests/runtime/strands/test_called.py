@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Thread
 from typing import Any
 from weakref import WeakSet
 
@@ -27,7 +26,6 @@ from runstore.core.events import (
 from runstore.runtime.memory.at_most_once import at_most_once, obstacle
 from runstore.runtime.memory.resume import recall
 from runstore.runtime.strands.agent import StrandsAgent
-from runstore.runtime.strands.called import TOOL
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, use
 
@@ -96,19 +94,6 @@ def in_a_pool() -> Callable[..., Any]:
     return ask
 
 
-def in_a_thread() -> Callable[..., Any]:
-    @tool
-    def ask() -> str:
-        """Ask an expert."""
-        said: list[str] = []
-        thread = Thread(target=lambda: said.append(str(expert()("7 + 7?"))))
-        thread.start()
-        thread.join()
-        return said[0]
-
-    return ask
-
-
 def made_before() -> Callable[..., Any]:
     known = expert()
 
@@ -120,7 +105,7 @@ def made_before() -> Callable[..., Any]:
     return ask
 
 
-WAYS = [sync, awaited, streamed, passed_on, sync_on_the_loop, in_a_pool, in_a_thread, made_before]
+WAYS = [sync, awaited, streamed, passed_on, sync_on_the_loop, in_a_pool, made_before]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -361,15 +346,3 @@ async def test_what_it_had_said_is_said_again_after_a_crash_when_its_call_was_ov
     log = cut(recorder, lambda event: event.type == "tool.finished")
     said = recall(log).conversations[("demo", None)].tokens_of_calls
     assert [(token.agent, token.text) for token in said[0, "t1"]] == [("demo/ask", "fourteen")]
-
-
-def test_a_thread_that_a_pool_starts_in_a_tool_belongs_to_no_run() -> None:
-    call: Any = object()
-    within = TOOL.set(call)
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(TOOL.get).result() is call
-            TOOL.set(None)
-            assert pool.submit(TOOL.get).result() is None
-    finally:
-        TOOL.reset(within)

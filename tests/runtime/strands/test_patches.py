@@ -1,7 +1,6 @@
 """Methods of other packages that are replaced for the whole process."""
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Thread
 from typing import Any
 
 import httpx
@@ -22,7 +21,6 @@ def _methods() -> list[Any]:
         Graph.stream_async,
         Swarm.stream_async,
         ThreadPoolExecutor.submit,
-        Thread.start,
         ToolRegistry.process_tools,
         ToolRegistry.cleanup,
         httpx.AsyncClient.send,

@@ -2,9 +2,8 @@
 
 strands has no hook for such calls. So the methods that all of them pass through are replaced once for all
 agents of the process (`patches.py`); outside of a tool they behave as before. A context variable holds the
-tool's call. asyncio carries it to tasks and threads, and the replaced `submit` and `start` to thread pools
-and other threads. An agent may be shared by several runs, so its hooks belong to none: they look at the
-variable, too.
+tool's call. asyncio carries it to tasks and threads, and the replaced `submit` to thread pools. An agent may
+be shared by several runs, so its hooks belong to none: they look at the variable, too.
 """
 
 import re
@@ -44,7 +43,6 @@ CANNOT_ASK = "The tool needs a person's approval, and an agent that a tool calls
 _stream = Agent.stream_async
 _structured_output = Agent.structured_output_async
 _submit = ThreadPoolExecutor.submit
-_start = threading.Thread.start
 _hooked: WeakSet[Agent] = WeakSet()
 
 
@@ -288,21 +286,9 @@ swarm_stream_async = _with_node_paths(Swarm.stream_async)
 
 def submit(self: ThreadPoolExecutor, function: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
     """`ThreadPoolExecutor.submit`; within a tool, the function runs in the tool's context."""
-    if TOOL.get() is None:
-        return _submit(self, function, *arguments, **options)
-    function = partial(copy_context().run, function)
-    outside = TOOL.set(None)  # other runs may use a thread that the pool starts now
-    try:
-        return _submit(self, function, *arguments, **options)
-    finally:
-        TOOL.reset(outside)
-
-
-def start(self: threading.Thread) -> None:
-    """`Thread.start`; within a tool, the thread runs in the tool's context."""
     if TOOL.get() is not None:
-        self.run = partial(copy_context().run, self.run)  # type: ignore[method-assign]
-    _start(self)
+        function = partial(copy_context().run, function)
+    return _submit(self, function, *arguments, **options)
 
 
 Hook = Callable[[Called, Any, Place], Awaitable[None]]

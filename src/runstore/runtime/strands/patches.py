@@ -2,8 +2,8 @@
 
 Each has no hook for what runstore needs, and the docstring of its replacement names the difference:
 
-- strands' agents, graphs and swarms, threads and thread pools: agents that a tool's code calls belong to the
-  tool's run (`called.py`). Outside of a tool these methods are unchanged in effect.
+- strands' agents, graphs and swarms, and thread pools: agents that a tool's code calls belong to the tool's
+  run (`called.py`). Outside of a tool these methods are unchanged in effect.
 - strands' tool registry and `Agent.__del__`: MCP servers are closed without blocking a thread, and shared by
   runs (`providers.py`).
 - httpx's `AsyncClient.send`: the provider's own id of a model call (`servers/request_ids.py`). Outside of a
@@ -15,7 +15,6 @@ docs/internals/internals-of-others.md has the reasons.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Thread
 
 import httpx
 from strands import Agent
@@ -34,7 +33,6 @@ def apply() -> None:
     Graph.stream_async = called.graph_stream_async  # type: ignore[method-assign]
     Swarm.stream_async = called.swarm_stream_async  # type: ignore[method-assign]
     ThreadPoolExecutor.submit = called.submit  # type: ignore[method-assign,assignment]
-    Thread.start = called.start  # type: ignore[method-assign]
     ToolRegistry.process_tools = providers.process_tools  # type: ignore[method-assign]
     ToolRegistry.cleanup = providers.cleanup  # type: ignore[method-assign]
     Agent.__del__ = providers.finalize  # type: ignore[method-assign]
