@@ -47,6 +47,19 @@ def test_other_files_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     check_distinct(load_settings(None).overridden({"database_url": "nonsense", "log_file": "/dev/null"}))
 
 
+def test_files_that_are_only_read_may_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("url").write_text("postgresql://host/a\n")
+    Path("runstore.toml").write_text(
+        '[server]\ndatabase_url_file = "url"\ndatabase_read_url_file = "url"\nlog_file = "a.log"\n'
+    )
+    check_distinct(load_settings(None))
+
+
+def test_a_log_file_that_keeps_nothing_may_be_the_configuration(tmp_path: Path) -> None:
+    check_distinct(load_settings(Path("/dev/null")).overridden({"log_file": "/dev/null"}))
+
+
 def test_a_database_is_not_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("runstore.toml").touch()  # which SQLite would take for a new database

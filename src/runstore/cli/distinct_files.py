@@ -12,6 +12,7 @@ from runstore.core.errors import ConfigError
 from runstore.settings import Settings
 from runstore.settings.server import URLS
 
+WRITTEN = ("log_file", "database_url")  # settings; files that are only read may be the same one
 BESIDE_DATABASE = ("", "-wal", "-shm", "-journal", ".workers")  # endings of what SQLite and runstore write
 
 
@@ -22,10 +23,15 @@ def check_distinct(settings: Settings) -> None:
         ConfigError: two settings name one file, or a setting names a file that belongs to the database.
     """
     for (one, first), (other, second) in combinations(_files(settings), 2):
-        if one != other and _is_same(first, second):
+        if one != other and one in WRITTEN and not _is_device(first) and _is_same(first, second):
             raise ConfigError(
                 f"{first} is also the file of {_shown(other)}: give each a file of its own", setting=one
             )
+
+
+def _is_device(path: Path) -> bool:
+    """Whether a path leads to what keeps nothing, such as /dev/null."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _files(settings: Settings) -> Iterator[tuple[str, Path]]:

@@ -7,6 +7,7 @@ import operator
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -25,10 +26,13 @@ FOREIGN = frozenset(
     [
         "aiohttp",
         "anthropic",
+        "azure",
+        "boto3",
         "botocore",
         "cohere",
         "google",
         "groq",
+        "grpc",
         "httpcore",
         "httpx",
         "huggingface_hub",
@@ -141,7 +145,9 @@ def for_users(error: BaseException) -> str:
     if not any(type(each).__module__.partition(".")[0] in FOREIGN for each in (error, *_members(error))):
         return line
     log.warning("client_failed", error=line)
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = None
+    with suppress(Exception):  # these may be properties that fail
+        status = error.response.status_code  # type: ignore[attr-defined]
     answered = f" (HTTP {status})" if isinstance(status, int) else ""
     return f"{type(error).__name__}{answered}; its message is in the server's log"
 

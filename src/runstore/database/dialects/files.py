@@ -36,11 +36,13 @@ def folder_remedies(path: Path | str) -> Iterator[str]:
     """The commands that keep other users from replacing a file through the folders above it.
 
     The owner of a folder can replace what it holds, and so can all who may write there. The folders are those
-    of the file's name and, if a part of the name is a link, those that it leads to.
+    of the file's name and, if a part of the name is a link, those that it leads to. Root works in folders of
+    other users: in a container they are those of the person who started it.
     """
     real = Path(os.path.realpath(path))
     for folder in dict.fromkeys((*Path(path).absolute().parents, *real.parents)):
-        yield from _owner_remedies(folder, str(folder))
+        if os.geteuid() != 0:
+            yield from _owner_remedies(folder, str(folder))
         with suppress(OSError):
             if is_writable_to_others(folder):
                 yield f"chmod go-w {folder}"

@@ -75,10 +75,8 @@ class OpenAnswers:
             answer.starts.append(len(answer.texts))
 
     def take_back(self, place: Place, reason: DiscardReason) -> list[Event]:
-        """Discard an agent's answer, and withhold it if a hook or middleware might have rewritten it."""
+        """Discard an agent's answer."""
         answer = self._close(place)
-        if place in self.rewritten and reason != "rejected":
-            reason = "redacted"
         if answer is None or (self.stopping and reason != "redacted"):
             return []
         return _discarded(place, reason, answer.words.length)
@@ -97,9 +95,9 @@ class OpenAnswers:
         if message.get("role") != "assistant":
             return []
         answer = self._close(place) or OpenAnswer()
-        recorded, words = answer.words, _words_of(message)
         if self.stopping and place in self.cancelled:
-            return _discarded(place, "redacted", recorded.length) if place in self.rewritten else []
+            return []
+        recorded, words = answer.words, _words_of(message)
         # A provider's reasoning may be missing from the message without a hook's doing.
         rethought = place in self.rewritten and recorded.thoughts not in ("", words.thoughts)
         if words.text.startswith(recorded.text) and not rethought:
@@ -110,7 +108,7 @@ class OpenAnswers:
             return list(_token(place, rest))
         self._last[place] = words, words.length
         again = any("".join(answer.texts[start:]) == words.text for start in answer.starts)
-        reason: DiscardReason = "retried" if again and place not in self.rewritten else "redacted"
+        reason: DiscardReason = "retried" if again else "redacted"
         return [*_discarded(place, reason, recorded.length), *_say(place, words)]
 
     def correct(self, place: Place, message: Mapping[str, Any]) -> list[Event]:

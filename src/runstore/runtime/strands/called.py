@@ -32,7 +32,7 @@ from runstore.runtime.strands.invocations import Invocations
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands.nodes import nodes_of
 from runstore.runtime.strands.recording import Recording
-from runstore.runtime.strands.redaction import may_change_request
+from runstore.runtime.strands.redaction import may_change_request, may_redact
 from runstore.runtime.strands.request_recorder import RequestRecorder, asked
 from runstore.runtime.strands.spoken import repaired, spoken
 from runstore.runtime.strands.tools import runs_again, write_call, write_result
@@ -132,7 +132,7 @@ class Called:
                     async for item in items:
                         if not begun:
                             begun = True  # not before the first item, as strands may refuse the call
-                            await self._start(place, installed)
+                            await self._start(place, agent, installed)
                         if "delta" not in item and not call.over:
                             for event in translate(item):
                                 await self._record(event, installed)
@@ -148,7 +148,7 @@ class Called:
         """
         installed = agent in self._agents
         with self._entered(call, agent) as place:
-            await self._start(place, installed)
+            await self._start(place, agent, installed)
             try:
                 made = await making
                 answer = {"role": "assistant", "content": [{"text": made.model_dump_json()}]}
@@ -234,10 +234,11 @@ class Called:
             if CALL.get() is inside:
                 CALL.set(before)
 
-    async def _start(self, place: Place, installed: bool) -> None:
+    async def _start(self, place: Place, agent: Agent, installed: bool) -> None:
         if not installed:
+            redacts = may_redact(agent)
             await self._recorder.record(
-                AgentStarted(agent=place.agent, call_id=place.call_id, resumable=False)
+                AgentStarted(agent=place.agent, call_id=place.call_id, resumable=False, redacts=redacts)
             )
 
     async def _finish(self, place: Place, installed: bool) -> None:
