@@ -2,8 +2,10 @@
 others.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,9 +17,11 @@ from runstore.core.ports import EventLog, Head, LiveFeed
 from runstore.core.stream_cursors import NamedRunCursors, StreamCursors
 from runstore.feed import joined_tail
 from runstore.feed.joined_tail import GONE, JoinedTail
+from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
 from runstore.http.streaming.frames import joined
 from tests.kit.events import COMPLETED, start_run
+from tests.kit.polling import until
 
 
 def open_joined(log: EventLog, feed: LiveFeed, cursors: StreamCursors) -> JoinedTail:
@@ -56,6 +60,23 @@ async def test_cut_after_any_frame_a_reader_goes_on_in_each_run_where_it_was(
         events = whole[:cut] + await events_of(joined(open_joined(log, feed, cursors)))
         for run_id, notes in zip(runs, (1, 4, 2), strict=True):
             assert seqs(events, run_id) == list(range(1, notes + 4))
+
+
+async def test_a_reader_that_leaves_amid_a_read_follows_no_run(log: EventLog) -> None:
+    run_id, feed = await start_run(log), MemoryFeed()
+
+    class Stalled:
+        async def head(self, run_id: str) -> Head | None:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    stream = open_joined(Stalled(), feed, NamedRunCursors({run_id: 0})).events()  # type: ignore[arg-type]
+    reading = asyncio.ensure_future(anext(stream))
+    await until(lambda: feed.followed == 1)
+    reading.cancel()
+    with suppress(asyncio.CancelledError):
+        await reading
+    assert feed.followed == 0
 
 
 class Stub:

@@ -90,6 +90,7 @@ class JoinedTail:
         self._idle_s = idle_s
         self._ready: deque[_Reader] = deque()
         self._waiting: dict[asyncio.Task[bool], _Reader] = {}
+        self._reading: _Reader | None = None  # the last one that was advanced
         self._followed: set[str] = set()
         self._refused = False
 
@@ -108,7 +109,7 @@ class JoinedTail:
                     looking = await self._look(self._new_runs)
                     self._follow_new()
                 while self._ready and not self._feed.closing:
-                    reader = self._ready.popleft()
+                    reader = self._reading = self._ready.popleft()
                     try:
                         events = await self._advance(reader)
                     except LogUnavailable:
@@ -196,8 +197,9 @@ class JoinedTail:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for reader in (*self._ready, *self._waiting.values()):
-            reader.close()
+        for reader in (*self._ready, *self._waiting.values(), self._reading):
+            if reader is not None:
+                reader.close()
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:

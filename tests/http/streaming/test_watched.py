@@ -1,7 +1,10 @@
 """An answer ends with its client or its login, whatever server it is sent by."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+import weakref
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 import pytest
 from starlette.types import Message, Receive, Send
@@ -34,7 +37,7 @@ class Lasting(Login):
         return not self.ended
 
 
-async def forever() -> AsyncIterator[bytes]:
+async def forever() -> AsyncGenerator[bytes, None]:
     yield b"x"
     await asyncio.Event().wait()
 
@@ -82,6 +85,63 @@ async def test_all_answers_of_a_login_share_its_checks_and_end_with_it() -> None
     login.ended = True
     ends = await asyncio.gather(*answers, return_exceptions=True)
     assert all(isinstance(end, ConnectionCut) for end in ends)
+
+
+async def test_a_stream_whose_client_goes_while_it_is_written_to_is_closed_at_once() -> None:
+    """Not when it is collected: until then its run would be followed, and polled."""
+    closed, stuck = asyncio.Event(), asyncio.Event()
+
+    async def parts() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"x"
+        finally:
+            closed.set()
+
+    async def receive() -> Message:
+        await stuck.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            stuck.set()
+            await never()
+
+    gc.disable()
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await WatchedAnswer(parts(), Lasting(), media_type="text/plain")(SCOPE, receive, send)
+        assert closed.is_set()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("ends", ["client", "login"])
+async def test_an_answer_that_ends_early_leaves_nothing_to_collect(ends: str) -> None:
+    login, held = Lasting(), list[weakref.ref[Part]]()
+
+    async def parts() -> AsyncGenerator[bytes, None]:
+        part = Part()
+        held.append(weakref.ref(part))
+        yield b"x"
+        await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        return await (never() if ends == "login" else after(0, {"type": "http.disconnect"})())
+
+    login.ended = ends == "login"
+    gc.disable()
+    try:
+        with suppress(ConnectionCut):
+            async with asyncio.timeout(DEADLINE_S):
+                await WatchedAnswer(parts(), login, media_type="text/plain")(SCOPE, receive, taken)
+        await asyncio.sleep(0)  # asyncio holds the cancellation until this turn of the loop ends
+        assert [part() for part in held] == [None]
+    finally:
+        gc.enable()
+
+
+class Part:
+    """Something that a stream holds."""
 
 
 async def test_an_answer_outlasts_a_database_that_cannot_say_whether_its_login_holds() -> None:

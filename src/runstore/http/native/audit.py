@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import ExitStack
 
 from msgspec import Struct
@@ -172,12 +172,12 @@ def _preferred_format(request: Request) -> str:
     return next((name for name, kind in LINED.items() if prefers(request, kind, JSON)), "json")
 
 
-async def _lines(pages: AsyncIterator[list[AuditItem]]) -> AsyncIterator[bytes]:
+async def _lines(pages: AsyncIterator[list[AuditItem]]) -> AsyncGenerator[bytes, None]:
     async for items in pages:
         yield b"".join([audit_line(item) + b"\n" for item in items])
 
 
-async def _rows(pages: AsyncIterator[list[AuditItem]]) -> AsyncIterator[bytes]:
+async def _rows(pages: AsyncIterator[list[AuditItem]]) -> AsyncGenerator[bytes, None]:
     """Lines of CSV (RFC 4180)."""
     text = io.StringIO()
     rows = csv.writer(text)

@@ -1,6 +1,6 @@
 """The events of a run: pages of them, their stream, and events that users add."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -216,7 +216,7 @@ class EventRoutes:
         return json_response(Appended(run_id, last_seq), 201)
 
 
-async def _lines(pages: AsyncIterator[list[RecordedEvent]]) -> AsyncIterator[bytes]:
+async def _lines(pages: AsyncIterator[list[RecordedEvent]]) -> AsyncGenerator[bytes, None]:
     async for page in pages:
         yield b"".join([envelope(event) + b"\n" for event in page])
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
 from html import escape
 
@@ -121,7 +121,7 @@ def _part(passages: Passages, form: Form, page: list[RecordedEvent]) -> bytes:
     return _encoded("".join(map(form, found)))
 
 
-async def _joined(first: bytes, parts: AsyncIterator[bytes], last: bytes) -> AsyncIterator[bytes]:
+async def _joined(first: bytes, parts: AsyncIterator[bytes], last: bytes) -> AsyncGenerator[bytes, None]:
     yield first
     async for part in parts:
         yield part

@@ -1,7 +1,7 @@
 """A stream of server-sent events as an answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -79,7 +79,7 @@ def nothing_left() -> Response:
     return Response(status_code=204, headers=HEADERS, media_type=MEDIA_TYPE)
 
 
-async def _parts(frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _parts(frames: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     yield HEARTBEAT  # shows at once, also through a proxy, that the stream is open
     async for some in frames:
         yield some or HEARTBEAT

@@ -2,8 +2,8 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -44,7 +44,7 @@ class WatchedAnswer(Response):
 
     def __init__(
         self,
-        parts: AsyncIterator[bytes],
+        parts: AsyncGenerator[bytes, None],
         login: Login,
         *,
         media_type: str,
@@ -83,12 +83,13 @@ class WatchedAnswer(Response):
         """The client has gone early, does not read, or may not read any more."""
 
     async def _pump(self, send: Send) -> None:
-        async for part in self._parts:
-            self._sending = True
-            for start in range(0, len(part), PIECE_BYTES):
-                piece = part[start : start + PIECE_BYTES]
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            self._sending = False
+        async with aclosing(self._parts):  # or its subscriptions would stay until it is collected
+            async for part in self._parts:
+                self._sending = True
+                for start in range(0, len(part), PIECE_BYTES):
+                    piece = part[start : start + PIECE_BYTES]
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._sending = False
         await end(send)
 
 
@@ -108,15 +109,17 @@ async def attending(login: Login, receive: Receive) -> AsyncIterator[None]:
             patience.reschedule(loop.time())
         reasons.append(reason)
 
-    left = Unauthorized("the login ended while the request waited")
+    def end_login() -> None:
+        leave(Unauthorized("the login ended while the request waited"))
+
     try:
         async with patience:
-            with login.while_valid(lambda: leave(left)), _while_there(receive, lambda: leave(ClientGone())):
+            with login.while_valid(end_login), _while_there(receive, lambda: leave(ClientGone())):
                 yield
     except TimeoutError:
         if not patience.expired():
             raise
-        raise reasons[0] from None
+        raise reasons.pop(0) from None  # a frame that kept it would keep the stream until it is collected
 
 
 def _while_there(receive: Receive, gone: Callable[[], None]) -> AbstractContextManager[None]:
