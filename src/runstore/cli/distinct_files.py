@@ -39,7 +39,7 @@ def _files(settings: Settings) -> Iterator[tuple[str, Path]]:
     server = settings.server
     if server.log_file is not None:
         yield "log_file", Path(server.log_file)
-    with suppress(ArgumentError, ValueError):  # the start reports a URL that is none
+    with suppress(ArgumentError, ValueError):  # the start reports an invalid URL
         url = make_url(server.database_url)
         if url.get_backend_name() == "sqlite" and url.database:
             for ending in BESIDE_DATABASE:

@@ -163,6 +163,20 @@ async def test_an_answer_that_follows_the_last_one_of_its_login_is_checked_as_we
         await answered(login)
 
 
+async def test_each_event_loop_checks_its_own_answers() -> None:
+    """An application may be called from several loops; one of them may end while it has an answer open."""
+    login, left_open = Lasting(), []
+
+    async def leave_one_open() -> None:
+        left_open.append(login.while_valid(lambda: None))
+        left_open[0].__enter__()
+
+    await asyncio.to_thread(asyncio.run, leave_one_open())
+    login.ended = True
+    with pytest.raises(ConnectionCut):
+        await answered(login)
+
+
 async def test_an_answer_that_begins_when_the_last_one_of_its_login_ends_goes_on() -> None:
     login, ends = Lasting(), [0]
     with login.while_valid(ends.clear):

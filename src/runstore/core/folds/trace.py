@@ -188,7 +188,7 @@ def _attempts(fold: StepFold) -> list[TraceAttempt]:
 
 
 def _attempt(fold: StepFold, step: Step) -> TraceAttempt:
-    recorded = step.worker_id is None  # a program has no worker
+    recorded = step.worker_id is None  # programs that record runs have no worker
     return TraceAttempt(
         attempt=step.attempt or 0,
         reason="claimed" if recorded else step.reason or "",

@@ -59,8 +59,11 @@ class User(Struct, frozen=True):
 LOCAL = User("local", frozenset({ADMIN}))  # any client of the loopback address while no keys exist
 
 
+Ends = dict[object, Callable[[], None]]  # what to call when a login ends, by the open answer
+
+
 class Login:
-    """The login of a request, and its user. Requests with the same login may share it, in one event loop."""
+    """The login of a request, and its user. Requests with the same login may share it."""
 
     def __init__(
         self, user: User, *, key_id: str | None = None, run_ids: frozenset[str] = frozenset()
@@ -68,8 +71,7 @@ class Login:
         self.user = user
         self.key_id = key_id  # id of the API key in the request
         self.run_ids = run_ids  # runs of any owner that this login may read
-        self._checking: asyncio.Task[None]
-        self._held: dict[object, Callable[[], None]] = {}  # what to call at its end, by the open answer
+        self._open: dict[asyncio.AbstractEventLoop, tuple[Ends, asyncio.Task[None]]] = {}
 
     @property
     def actor(self) -> Actor:
@@ -89,30 +91,34 @@ class Login:
     def while_valid(self, ended: Callable[[], None]) -> Iterator[None]:
         """Call `ended` if the login ends before the end of the block.
 
-        It is checked every CHECK_S seconds, once for all answers that it has open.
+        It is checked every CHECK_S seconds, once for all answers that an event loop has open.
         """
-        if not self._held:
-            self._checking = asyncio.create_task(self._check())
-        self._held[answer := object()] = ended
+        loop = asyncio.get_running_loop()
+        if loop not in self._open:
+            first: Ends = {}
+            self._open[loop] = first, asyncio.create_task(self._check(first))
+        ends, checking = self._open[loop]
+        ends[answer := object()] = ended
         try:
             yield
         finally:
-            del self._held[answer]
-            if not self._held:
-                self._checking.cancel()
+            del ends[answer]
+            if not ends:
+                del self._open[loop]
+                checking.cancel()
 
-    async def _check(self) -> None:
+    async def _check(self, ends: "Ends") -> None:
         while True:
             await asyncio.sleep(CHECK_S)
             try:
                 valid = await self.still_valid()
             except LogUnavailable:
-                valid = True  # no data can leave the server now
+                valid = True  # the answer may go on, until the database can be asked again
             except Exception:
                 log.exception("login_check_failed")
                 valid = False
             if not valid:
-                for ended in tuple(self._held.values()):
+                for ended in tuple(ends.values()):
                     ended()
 
 
