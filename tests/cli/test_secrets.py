@@ -18,6 +18,7 @@ import runstore
 from runstore import AgentSpec
 from runstore.cli.secrets import take_secrets
 from runstore.core.errors import ConfigError
+from runstore.database.dialects import files
 from runstore.database.dialects.files import is_writable_to_others
 from runstore.settings import ServerSettings, load_settings, override
 from runstore.settings.secrets import warn_of_open_secrets
@@ -25,6 +26,7 @@ from tests.kit.command_line import call_command
 from tests.kit.database import make_database
 from tests.kit.polling import DEADLINE_S
 from tests.kit.slow import mostly_slow, slow
+from tests.kit.tools import require
 
 URL = "postgresql+psycopg://me:hunter2@there/runs?sslpassword=swordfish"
 NOBODY = 65534
@@ -224,6 +226,20 @@ async def test_only_root_works_in_folders_of_another_user(
         pass
 
 
+def test_in_a_user_namespace_a_folder_of_a_user_outside_of_it_is_no_fault(
+    tmp_path: Path, give: Callable[[Path], None]
+) -> None:
+    """As a container without privileges sees the folders of its host."""
+    tmp_path.chmod(0o755)
+    give(tmp_path)
+    look = f"print(list(folder_remedies({str(tmp_path / 'runstore.db')!r})))"
+    code = f"from runstore.database.dialects.files import folder_remedies; {look}"
+    apart = [require("unshare"), "--user", "--map-user=1000"]
+    if subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine does not allow user namespaces")
+    assert subprocess.check_output([*apart, sys.executable, "-c", code], text=True) == "[]\n"
+
+
 async def test_a_database_of_another_user_is_opened_if_files_are_shared(
     tmp_path: Path, give: Callable[[Path], None]
 ) -> None:
@@ -265,7 +281,7 @@ async def test_a_url_in_a_file_of_another_user_is_refused(
 
 @pytest.mark.parametrize(
     ("group", "members", "refused"),
-    [("ann", [], False), ("ann", ["ben"], True), ("staff", [], True), (None, [], True)],
+    [("ann", [], False), ("ann", ["ben"], True), ("users", [], True), (None, [], True)],
 )
 def test_a_group_may_write_a_folder_if_it_has_the_owner_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str | None, members: list[str], refused: bool
@@ -276,9 +292,27 @@ def test_a_group_may_write_a_folder_if_it_has_the_owner_alone(
         return SimpleNamespace(gr_name=group, gr_mem=members)
 
     monkeypatch.setattr(grp, "getgrgid", named)
+    monkeypatch.setattr(files, "STATIC_IDS", 0)
     owner = SimpleNamespace(pw_name="ann", pw_gid=tmp_path.stat().st_gid)
     monkeypatch.setattr(pwd, "getpwuid", lambda number: owner)
     tmp_path.chmod(0o770)
+    assert is_writable_to_others(tmp_path) == refused
+
+
+@pytest.mark.parametrize(
+    ("members", "users", "refused"),
+    [([], {}, False), ([], {"root": 0}, False), (["ben"], {}, True), ([], {"ben": 1234}, True)],
+)
+def test_a_group_of_the_system_may_write_a_folder_if_it_has_no_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: list[str], users: dict[str, int], refused: bool
+) -> None:
+    """Debian's /var/local and /usr/local belong to such a group."""
+    group = tmp_path.stat().st_gid
+    found = [SimpleNamespace(pw_name=name, pw_uid=id, pw_gid=group) for name, id in users.items()]
+    monkeypatch.setattr(grp, "getgrgid", lambda number: SimpleNamespace(gr_name="staff", gr_mem=members))
+    monkeypatch.setattr(pwd, "getpwall", lambda: found)
+    monkeypatch.setattr(files, "STATIC_IDS", group + 1)
+    tmp_path.chmod(0o2775)
     assert is_writable_to_others(tmp_path) == refused
 
 

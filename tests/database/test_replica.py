@@ -43,6 +43,11 @@ def latest(connection: Connection) -> tuple[bool, int]:
     return by_replica, events
 
 
+def slow_on_the_replica(connection: Connection) -> bool:
+    query = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_sleep(60)::text END, pg_is_in_recovery()"
+    return bool(connection.execute(text(query)).one()[1])
+
+
 async def by_replica(database: Database) -> bool:
     return (await database.query_list(latest))[0]
 
@@ -142,6 +147,9 @@ async def test_a_slow_read_and_a_lost_connection_to_the_primary_do_not_count_aga
             await database.query_list(lambda connection: connection.execute(text("SELECT pg_sleep(60)")))
         assert await by_replica(database)
         assert database.replica.fallbacks == before
+        assert not await asyncio.to_thread(database.read_past, slow_on_the_replica)
+        assert database.replica.usable
+        assert database.replica.fallbacks == before + 1
         pair.primary.cut_off()
         assert not await by_replica(database)
         assert await by_replica(database)

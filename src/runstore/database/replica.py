@@ -52,8 +52,8 @@ class Replica:
         their last rows may be missing for less than a second.
 
         Args:
-            is_small: a replica that takes longer than the statement timeout is in trouble; otherwise the
-                read is too large, for the primary as well.
+            is_small: the primary may answer within the statement timeout what the replica does not; otherwise
+                the read is too large for the primary as well.
 
         Raises:
             Unanswered: the primary has to be read.
@@ -85,7 +85,9 @@ class Replica:
                 self._found()
                 found = function(connection)
         except Exception as error:
-            if reached and not is_small and self._replica.is_timeout(error):
+            if reached and self._replica.is_timeout(error):
+                if is_small:
+                    raise self._passed_by() from error
                 raise  # the primary would take as long
             trouble = self._replica.unavailable(error)
             if reached and trouble is None and not self._is_the_replicas(error):

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+STATIC_IDS = 100  # Debian's /var/local is of group 50: directory services give their users no group below 100
+ALL_IDS = 2**32 - 1  # ids in the map of the first user namespace
+
 
 def remedies(path: Path | str, shown: str, mode: int) -> Iterator[str]:
     """The commands that close a file to other users, its owner among them.
@@ -54,8 +57,15 @@ def _owner_remedies(path: Path | str, shown: str) -> Iterator[str]:
     for look in (os.lstat, os.stat):
         with suppress(OSError):
             owners.add(look(path).st_uid)
-    if not owners <= {0, os.geteuid()}:
+    if not owners <= {0, os.geteuid(), *_foreign_ids()}:
         yield f"chown {_name(os.geteuid())} {shown}"
+
+
+def _foreign_ids() -> Iterator[int]:
+    """The id that stands for all users outside of this process's user namespace (user_namespaces(7))."""
+    with suppress(OSError, ValueError):
+        if Path("/proc/self/uid_map").read_text().split() != ["0", "0", str(ALL_IDS)]:
+            yield int(Path("/proc/sys/kernel/overflowuid").read_text())
 
 
 def _name(user_id: int) -> str:
@@ -87,8 +97,13 @@ def is_writable_to_others(folder: Path) -> bool:
 
 
 def _is_private(group_id: int, user_id: int) -> bool:
+    """Whether a group has no member but the user."""
     try:
         group, user = grp.getgrgid(group_id), pwd.getpwuid(user_id)
     except KeyError:
         return False
-    return user.pw_gid == group_id and group.gr_name == user.pw_name and not group.gr_mem
+    if group.gr_mem:
+        return False
+    if group_id < STATIC_IDS:
+        return all(entry.pw_uid in (0, user_id) for entry in pwd.getpwall() if entry.pw_gid == group_id)
+    return user.pw_gid == group_id and group.gr_name == user.pw_name
