@@ -46,7 +46,7 @@ from tests.kit.slow import mostly_slow
 from tests.projections.history import History
 from tests.projections.test_shipped import PRICES
 from tests.servers.databases import DATABASES, empty_database
-from tests.store.test_reports import fill
+from tests.store.reports.test_reports import fill
 
 HISTORY = History(29).write(30)
 VALUES = [

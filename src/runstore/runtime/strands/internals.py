@@ -1,8 +1,8 @@
 """Everything private of strands that this room uses; no other file of it names a private part of strands.
 
 strands has no public way to any of these. docs/internals/internals-of-others.md says what each is for, and
-tests/test_internals_of_others.py names the release that changes one. The methods that are replaced are in
-`patches.py`.
+tests/docs/test_internals_of_others.py names the release that changes one. The methods that are replaced are
+in `patches.py`.
 """
 
 import asyncio

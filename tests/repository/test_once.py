@@ -43,7 +43,7 @@ def test_only_tests_that_have_not_passed_run_again(tmp_path: Path) -> None:
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "xdist", "-n2",
              "-p", "tests.once", f"--once={passed}"],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "MENDED": mended,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "MENDED": mended,
                  "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip

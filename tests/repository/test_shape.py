@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SHAPE = Path(__file__).parent.parent / "tools" / "shape.py"
+SHAPE = Path(__file__).parents[2] / "tools" / "shape.py"
 
 
 def shape(*arguments: str) -> tuple[int, list[list[str]]]:

@@ -14,7 +14,7 @@ import runstore
 from runstore.client import errors as client_errors
 from runstore.core import errors
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 INTERNALS = {"architecture.md", "guarantees.md", "seeds.md"}  # these name places in the source
 PAGES = [
     ROOT / "README.md",

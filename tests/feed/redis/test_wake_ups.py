@@ -33,8 +33,8 @@ NOTED = 4
 NOTES = EventFilter(types=frozenset({"custom.note"}))
 TALKER = AgentSpec(model="scripted", tokens=20, tokens_per_s=200)
 SLOW = AgentSpec(model="scripted", tokens=10_000, tokens_per_s=20)
-ASKING = AgentSpec(factory="tests.test_wake_ups:asking")
-REPEATING = AgentSpec(factory="tests.test_wake_ups:repeating")
+ASKING = AgentSpec(factory="tests.feed.redis.test_wake_ups:asking")
+REPEATING = AgentSpec(factory="tests.feed.redis.test_wake_ups:repeating")
 
 
 async def asking(input: str, ctx: GeneratorContext) -> AsyncIterator[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.kit.server import environment
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 DEMO_S = 120.0  # the demo's own waits, on a busy machine
 

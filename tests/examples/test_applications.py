@@ -18,7 +18,7 @@ from tests.kit.logs import assert_no_traceback
 from tests.kit.server import DEADLINE_S, environment, new_client, until
 from tests.kit.slow import mostly_slow
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 AGENTS = {"starlette_app": "demo", "fastapi_app": "parrot"}
 SAID = {"starlette_app": "why not", "fastapi_app": "why! not! "}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-IDIOMS = Path(__file__).parent.parent / "tools" / "idioms.py"
+IDIOMS = Path(__file__).parents[2] / "tools" / "idioms.py"
 
 
 def found(root: Path, path: str, text: str) -> list[str]:

@@ -16,7 +16,7 @@ from tests.kit.process import environment
 from tests.kit.server import ServerProcess
 from tests.models.standins import ModelServer
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "fixture"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "fixture"
 PROVIDER = "http://127.0.0.1:1/v1"  # where nothing answers
 
 

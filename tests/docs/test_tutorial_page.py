@@ -12,11 +12,11 @@ import pytest
 
 import runstore
 from runstore.testing import ScriptedModel
+from tests.docs.test_followed_pages import at_port
 from tests.kit.browser import browsing, chromium
 from tests.kit.pages import ROOT
 from tests.kit.process import DEADLINE_S, environment, until
 from tests.kit.tools import lacking
-from tests.test_followed_pages import at_port
 
 EXAMPLE = ROOT / "examples" / "tutorial"
 COUNTED = " ".join(str(number) for number in range(1, 101))

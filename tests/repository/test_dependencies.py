@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 @pytest.mark.parametrize("package", ["uvicorn", "strands-agents"])

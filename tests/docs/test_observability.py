@@ -18,7 +18,7 @@ from runstore.runtime.attempts import spans
 from runstore.settings import ServerSettings, Settings
 from tests.projections.examples import Totals
 
-PAGE = (Path(__file__).parents[1] / "docs" / "reference" / "observability.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "observability.md").read_text(encoding="utf-8")
 
 
 def rows(title: str) -> list[list[str]]:

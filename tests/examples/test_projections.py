@@ -18,7 +18,7 @@ from tests.kit.database import make_database, open_sqlite_log
 from tests.kit.events import started
 from tests.kit.process import environment
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 DAY_MS = 86_400_000
 AT = 1_790_000_000_000  # 2026-09-21
