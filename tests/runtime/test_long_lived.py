@@ -24,6 +24,7 @@ from strands.types.exceptions import ContextWindowOverflowException, MaxTokensRe
 
 from runstore.core.content import input_messages
 from runstore.core.events import Completed
+from runstore.runtime.memory.session_memory import NO_TEXT
 from tests.runtime.session import Session
 from tests.runtime.strands_kit import Chunk, agent, delta, say, think, use
 
@@ -389,3 +390,24 @@ async def test_ten_turns_are_sent_as_one_long_lived_agent_sends_them(name: str) 
     expected = await lived(kind, inputs)
     assert [len(heard) for heard in model.heard] == [len(heard) for heard in expected]
     assert model.heard == expected
+
+
+async def test_a_question_whose_answer_was_cut_off_after_its_reasoning_is_remembered() -> None:
+    """strands keeps the reasoning, too, which providers refuse without a signature."""
+
+    def answer(heard: Heard, call: int) -> Turn:
+        cut = {"messageStop": {"stopReason": "max_tokens"}}
+        return [*think("Hm, ", str(call)), cut] if call % 2 else plain(heard, call)
+
+    kind, session = Kind(answer), Session()
+    model, inputs = Speaker(kind.answer), [kind.input(number) for number in range(10)]
+    for asked in inputs:
+        assert (await session.turn(kind.make(model), asked)).type == Completed.type
+    expected = await lived(kind, inputs)
+    for message in [message for heard in expected for message in heard]:
+        if all("reasoningContent" in block for block in message["content"]):
+            message["content"] = [{"text": NO_TEXT}]
+    assert model.heard == expected
+    assert [message["content"][0]["text"] for message in await session.memory("another")][:2] == [
+        "question 0", NO_TEXT,
+    ]  # fmt: skip

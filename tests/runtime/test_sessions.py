@@ -186,9 +186,9 @@ async def test_so_is_one_of_a_release_where_that_was_a_failure(session: Session)
     assert await hears(session) == [user("one"), answer("The capital of"), user("next")]
 
 
-async def test_reasoning_that_max_tokens_cut_off_is_left_out(session: Session) -> None:
+async def test_a_note_stands_for_reasoning_that_max_tokens_cut_off(session: Session) -> None:
     await session.turn(agent(Playbook([START, *think("Hm, "), MAX_TOKENS])), "one")
-    assert await hears(session) == [user("next")]
+    assert await hears(session) == [user("one"), answer(session_memory.NO_TEXT), user("next")]
 
 
 NOTHING: Turn = [START, {"messageStop": {"stopReason": "end_turn"}}]

@@ -33,7 +33,9 @@ MAX_RUNS = 200  # newest runs of a session to examine, including failed ones
 MAX_MEMORY_BYTES = 1 << 20
 MAX_TURN_BYTES = 16 << 20  # bytes of a run's messages to read; for a larger run, without tools' results
 
-CUT_OFF = "max_tokens"  # the code of a failed run whose last message still is an answer
+CUT_OFF = "max_tokens"  # the stop reason, or the code of a failed run, whose last message still is an answer
+# Stands for an answer that its limit cut off after unsigned reasoning, in strands' words for a tool's call.
+NO_TEXT = "The answer was incomplete due to maximum token limits being reached."
 
 _CONVERSATION = EventFilter(
     types=frozenset(cls.type for cls in (Queued, Started, Message, InputReplaced, ContextReduced))
@@ -92,7 +94,8 @@ async def read_memory(log: Conversations, run_id: str, queued: Queued) -> Messag
     """The memory that the run's agent would have, had it taken part in the session. Waits for the database.
 
     Runs that failed or were stopped, and deleted and purged ones, are left out: the session goes on as if
-    they had not been. An answer that its `max_tokens` cut off is kept. Of another agent's runs the words are
+    they had not been. An answer that its `max_tokens` cut off is kept; a note stands for one that is only
+    unsigned reasoning, which providers refuse. Of another agent's runs the words are
     taken, without its tools and reasoning. A run whose input was a whole conversation has all before it.
     """
     return (await _read_patiently(log, run_id, queued))[0]
@@ -156,6 +159,8 @@ async def _read_exchange(log: Conversations, run_id: str, agent: str, held: Mess
         held.setdefault(digest_of_message(message), (run_id, seq, number))
     try:
         root_events = [event for _, event in said_by_root(events)]
+        if _is_cut_off(ending):
+            root_events = _with_text(root_events)
         if queued.agent == agent:
             return _own_exchange(queued, root_events, ending, whole=size <= MAX_TURN_BYTES)
         words = _words(_spoken(queued, root_events), ending)
@@ -232,6 +237,22 @@ def _kept(root_events: list[tuple[int, AgentEvent]], last: int | None) -> list[t
 
 def _counts(ending: Any) -> bool:
     return isinstance(ending, Completed) or (isinstance(ending, Failed) and ending.code == CUT_OFF)
+
+
+def _is_cut_off(ending: Any) -> bool:
+    return isinstance(ending, Failed) or ending.result.get("stop_reason") == CUT_OFF
+
+
+def _with_text(root_events: list[AgentEvent]) -> list[AgentEvent]:
+    """A run whose last answer was cut off, with a text in place of reasoning that providers refuse."""
+    for index in reversed(range(len(root_events))):
+        event = root_events[index]
+        if isinstance(event, Message) and event.message["role"] == "assistant":
+            if event.message["content"] and all(map(is_unsigned, event.message["content"])):
+                noted = replace(event, message={**event.message, "content": [{"text": NO_TEXT}]})
+                return [*root_events[:index], noted, *root_events[index + 1 :]]
+            break
+    return root_events
 
 
 def _is_complete(message: Mapping[str, Any]) -> bool:
