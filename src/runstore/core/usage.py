@@ -19,6 +19,7 @@ SUMS = (
     "calls", "incomplete", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens",
     "reasoning_tokens", "first_tokens", "first_token_ms", "duration_ms",
 )  # fmt: skip
+CALL_SUMS = tuple(name for name in SUMS if name != "incomplete")  # without the one that also counts runs
 
 
 class RunUsage(Struct):

@@ -10,6 +10,8 @@ from msgspec import Struct
 from sqlalchemy import Connection, inspect, text
 
 from runstore.core.audit import SAY_WHO
+from runstore.core.outcomes import RUN_COUNTS
+from runstore.core.usage import CALL_SUMS
 from runstore.database.columns import MYSQL
 
 Type = Literal["text", "integer", "cost", "time", "date", "json", "key"]
@@ -47,14 +49,7 @@ USED = [
 USAGE = [
     Column("day", "t.day", "date"), Column("user_id", "t.user_id"), Column("agent", "t.agent"),
     Column("model", "t.model"), Column("currency", "t.currency"), Column("cost", "t.cost", "cost"),
-    *(
-        Column(name, f"t.{name}", "integer")
-        for name in (
-            "runs", "succeeded", "failed", "stopped", "incomplete", "calls", "input_tokens", "output_tokens",
-            "cache_read_tokens", "cache_write_tokens", "reasoning_tokens", "first_tokens", "first_token_ms",
-            "duration_ms",
-        )
-    ),
+    *(Column(name, f"t.{name}", "integer") for name in (*RUN_COUNTS, *CALL_SUMS)),
 ]  # fmt: skip
 
 

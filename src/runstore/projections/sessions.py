@@ -26,6 +26,7 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.depth import decoded
 from runstore.core.events import ENDINGS, Deleted, Outcome, Purged, Queued
 from runstore.core.folds.run_text import input_text
+from runstore.core.outcomes import OUTCOME_COLUMNS, outcome_of
 from runstore.core.ports import EventFilter
 from runstore.core.queued import read_queued
 from runstore.database.columns import Name
@@ -34,7 +35,7 @@ from runstore.database.upserts import delete_rows, put_rows
 from runstore.projections.projection import Projection
 
 MAX_TITLE = 200  # characters
-OUTCOMES: dict[str, str] = {"open": "open", "success": "succeeded", "error": "failed", "stopped": "stopped"}
+COUNTS: dict[str, str] = {"open": "open", **OUTCOME_COLUMNS}  # the column of each status
 
 _tables = MetaData()
 
@@ -48,7 +49,7 @@ SESSIONS = Table(
     Column("first_at", BigInteger, nullable=False),
     Column("last_at", BigInteger, nullable=False),
     Column("runs", BigInteger, nullable=False),
-    *(Column(name, BigInteger, nullable=False) for name in OUTCOMES.values()),
+    *(Column(name, BigInteger, nullable=False) for name in COUNTS.values()),
     Index("ix_sessions_user_id_last_at", "user_id", "last_at", "session_id"),
 )
 RUNS = Table(
@@ -107,7 +108,7 @@ class _Session(Struct):
     def count(self, run: _Run, sign: int) -> None:
         if not run.deleted:
             self.runs += sign
-            column = OUTCOMES[run.status]
+            column = COUNTS[run.status]
             setattr(self, column, getattr(self, column) + sign)
 
     def widen(self, run: _Run) -> None:
@@ -193,8 +194,7 @@ def _after(run: _Run | None, event: RecordedEvent) -> _Run | None:
     if event.type == Deleted.type:
         return replace(run, deleted=1, position=None, title=None)
     if event.ends:
-        ending = ENDINGS.get(event.type)
-        return replace(run, status="error" if ending is None else ending.status, ended_at=event.at)
+        return replace(run, status=outcome_of(event.type), ended_at=event.at)
     return run
 
 

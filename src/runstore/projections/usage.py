@@ -39,10 +39,11 @@ from runstore.core.events import (
     Started,
     Usage,
 )
+from runstore.core.outcomes import OUTCOME_COLUMNS, RUN_COUNTS, outcome_of
 from runstore.core.ports import EventFilter
 from runstore.core.queued import read_queued
 from runstore.core.times import day_of
-from runstore.core.usage import MAX_MODEL, SUMS, RunUsage, bounded, counted
+from runstore.core.usage import CALL_SUMS, MAX_MODEL, SUMS, RunUsage, bounded, counted
 from runstore.database.columns import Name
 from runstore.database.keys import in_pieces, rows_with
 from runstore.database.upserts import add_rows, delete_rows, put_rows
@@ -50,11 +51,8 @@ from runstore.database.views import write_views
 from runstore.projections.prices import Prices
 from runstore.projections.projection import Projection, Slot
 
-OUTCOMES: dict[str, str] = {"success": "succeeded", "error": "failed", "stopped": "stopped"}
-COUNTS = ("runs", *OUTCOMES.values(), "incomplete")  # columns that count runs
-CALL_SUMS = tuple(name for name in SUMS if name != "incomplete")
-MODEL_SUMS = (*COUNTS, *CALL_SUMS, "cost")  # summed columns of the table `usage`
-DAY_SUMS = (*COUNTS, "duration_ms")  # summed columns of the table `usage_days`
+MODEL_SUMS = (*RUN_COUNTS, *CALL_SUMS, "cost")  # summed columns of the table `usage`
+DAY_SUMS = (*RUN_COUNTS, "duration_ms")  # summed columns of the table `usage_days`
 
 _tables = MetaData()
 
@@ -193,8 +191,7 @@ class _Run(Struct):
         elif event.type == CancelRequested.type:
             self.stopped_by = self.stopped_by or bounded(decoded(_read_by, event.data).by, 255)
         elif event.ends:
-            ending = ENDINGS.get(event.type)
-            self.status = "error" if ending is None else ending.status
+            self.status = outcome_of(event.type)
             self.ended_at = event.at
             if event.type == Failed.type:
                 self.error_code = bounded(decoded(_read_failed, event.data).code, 128)
@@ -255,7 +252,7 @@ class _Changes:
 
     def count(self, run: _Run, priced: Sequence["_Priced"], sign: int) -> None:
         """Count a run in; with `sign` -1 out."""
-        outcomes = [int(run.status == status) for status in OUTCOMES]
+        outcomes = [int(run.status == status) for status in OUTCOME_COLUMNS]
         counts = [1, *outcomes, int(run.usage.incomplete)]
         key = (run.day, run.user_id, run.agent)
         _add(self._days[key], [*counts, run.duration_ms], sign)

@@ -7,17 +7,14 @@ from msgspec import Struct
 from sqlalchemy import Connection, Table, case, func, select
 
 from runstore.core.errors import InvalidQuery
+from runstore.core.outcomes import RUN_COUNTS
+from runstore.core.usage import CALL_SUMS
 from runstore.database.columns import Name
 from runstore.projections.usage import UsageProjection
 from runstore.store.reports.conditions import bounded, check_rows, equal, in_days, tables_of
 
 GROUPS = ("day", "user", "agent", "model")
 GROUP_COLUMNS = {"day": "day", "user": "user_id", "agent": "agent", "model": "model"}
-RUN_COUNTS = ("runs", "succeeded", "failed", "stopped", "incomplete")
-CALL_SUMS = (
-    "calls", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens",
-    "first_tokens", "first_token_ms", "duration_ms",
-)  # fmt: skip
 
 
 class UsageQuery(Struct, frozen=True, kw_only=True):
