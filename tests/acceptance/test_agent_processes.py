@@ -19,13 +19,14 @@ from tests.kit.process import run_command
 from tests.kit.process_tree import descendants, runs
 from tests.kit.server import ServerProcess, serving, until
 from tests.kit.slow import slow
-from tests.kit.slowness import within
+from tests.kit.waits import within
 
 Serve = Callable[..., ServerProcess]
 
-CONFIG = """
+GRACE_S = 0.8
+CONFIG = f"""
 [server]
-cancel_grace_s = 0.8
+cancel_grace_s = {GRACE_S}
 
 [agents.talker]
 model = "scripted"
@@ -318,7 +319,7 @@ def test_a_stuck_run_ends_within_its_grace_and_no_other_run_with_it(
     first = pid_of(server, other)
     run_id = server.begin(agent, input)
     pid_of(server, run_id)
-    with within(0.8 + 5):  # the grace, and a busy machine
+    with within(GRACE_S, server.pid):
         record = server.stop_run(run_id)
     assert (record["status"], record["forced"]) == ("stopped", True)
     following = server.begin("does")  # on another loop, or in another process

@@ -20,8 +20,8 @@ from tests.kit.database import make_database
 from tests.kit.frames import read_frames, seqs
 from tests.kit.logs import assert_no_traceback
 from tests.kit.server import SILENT_HEAD, ServerProcess, until
-from tests.kit.slowness import within
 from tests.kit.tools import lacking, require
+from tests.kit.waits import within
 
 # For root no file is read-only, unless it gives up its capabilities.
 AS_MERE_OWNER = ["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
@@ -196,7 +196,7 @@ def test_sigterm_ends_a_server_that_cannot_write(serve: Callable[..., ServerProc
     next(frame for frame in server.frames(run_id) if frame.type == "llm.token")
     with locked(server.database):
         assert not accepts_runs(server)
-        with within(5.0):
+        with within(5.0, server.pid):
             server.terminate()
             server.wait()
     server.start()

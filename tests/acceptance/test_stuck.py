@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import NamedTuple
 
 import pytest
@@ -31,20 +31,19 @@ from tests.kit.metrics import sample
 from tests.kit.process import MARK
 from tests.kit.server import ServerProcess, new_client, until
 from tests.kit.slow import mostly_slow
-from tests.kit.slowness import measured_slowness
+from tests.kit.waits import Span, core_waits
 from tests.models.standins import ModelServer
 from tests.soak import SOAK
 
 Serve = Callable[..., ServerProcess]
 
 GRACE_S = 0.8  # a process at low priority gets its turn in this time
-STOPPED_IN = timedelta(seconds=GRACE_S + 0.3)  # on an idle machine
 LEFT_S = 10.0  # from SIGTERM to the end
 ANSWER_S = 0.25  # p99 of GET /healthz
 LATE_S = 0.25  # p99 of a healthy run's words behind their schedule
 BESIDE_FLOOD_S = 0.1  # the same beside a flood
 ASK_EVERY_S = 0.01  # for GET /healthz
-LOOKS = 3
+LOOK_S = 4.0
 CROWD = 20
 MAX_ABANDONED = 10
 DATABASE_FILES = 48  # file and write-ahead log of all connections that a server can have, and a few more
@@ -110,27 +109,30 @@ def server(models: ModelServer, tmp_path: Path) -> Iterator[ServerProcess]:
         yield server
 
 
-def stopped(server: ServerProcess, run_id: str) -> tuple[Frame, timedelta]:
-    """Stop a run; returns the ending that its subscriber has seen, and how long after the request it was."""
+def stopped(server: ServerProcess, run_id: str) -> tuple[Frame, Span]:
+    """Stop a run; returns the ending that its subscriber has seen, and when it was asked for and written."""
     assert server.http.post(f"/runs/{run_id}/stop").is_success
     requested, ended = server.frames(run_id, types="cancel.requested")
     assert ended.type == "lifecycle.cancelled"
-    return ended, datetime.fromisoformat(ended.event["at"]) - datetime.fromisoformat(requested.event["at"])
+    return ended, (at(requested), at(ended))
+
+
+def at(frame: Frame) -> float:
+    return datetime.fromisoformat(frame.event["at"]).timestamp()
 
 
 def stopped_in_time(server: ServerProcess, run_id: str) -> Frame:
-    """Stop a run; returns the ending that its subscriber has seen. Its agent may compute all the time."""
-    with measured_slowness() as slowness:
+    """Stop a run; returns the ending that its subscriber has seen."""
+    with core_waits(server.pid) as waits:
         ended, took = stopped(server, run_id)
-    assert took < STOPPED_IN * slowness.factor
+    waits.check(GRACE_S, took)
     return ended
 
 
 def all_stopped_in_time(server: ServerProcess, stuck: list[str], clients: Executor) -> None:
-    """Stop runs at once, which the server has to compute for: on a busy machine it waits for a core."""
-    with measured_slowness(alone=True, computing=server.pid) as slowness:
+    with core_waits(server.pid) as waits:
         took = [took for _, took in clients.map(partial(stopped, server), stuck)]
-    assert max(took) < STOPPED_IN * slowness.factor
+    waits.check(GRACE_S, *took)
 
 
 # One.
@@ -284,63 +286,48 @@ def logged(server: ServerProcess, run_id: str) -> bool:
 
 
 class Look(NamedTuple):
-    """How long `GET /healthz` takes, and how late a paced run's words come: p99 of a while, in seconds."""
+    """How long `GET /healthz` takes, and how late a paced run's words come: p99 of LOOK_S, in seconds."""
 
     answer: float
     late: float
 
 
-def look(server: ServerProcess, paced: str, per_s: int, *, busy: bool, while_s: float = 2.0) -> Look:
-    """The value for an idle machine: the measured one, divided by the machine's slowness at that time.
-
-    Args:
-        busy: whether the stuck agents compute in the server's own process.
-    """
-    computing = server.pid if busy else None
-    with measured_slowness(alone=True, computing=computing) as slowness, ThreadPoolExecutor(2) as clients:
-        answers = clients.submit(time_answers, server, while_s)
-        late = clients.submit(time_words, server, paced, round(while_s * per_s), per_s)
-        answer_s, late_s = p99(answers.result()), p99(late.result())
-    return Look(answer_s / slowness.factor, late_s / slowness.factor)
+def look(server: ServerProcess, paced: str, per_s: int) -> Look:
+    """Measure both at once, without the time that server and clients waited for a core."""
+    with core_waits(os.getpid(), server.pid) as waits, ThreadPoolExecutor(2) as clients:
+        answers = clients.submit(time_answers, server)
+        words = clients.submit(time_words, server, paced, round(LOOK_S * per_s), per_s)
+        measured = answers.result(), words.result()
+    return Look(*(p99([waits.beyond(*span) for span in spans]) for spans in measured))
 
 
-def time_answers(server: ServerProcess, while_s: float) -> list[float]:
-    took: list[float] = []
-    done_at = time.monotonic() + while_s
+def time_answers(server: ServerProcess) -> list[Span]:
+    took = []
+    done_at = time.monotonic() + LOOK_S
     with new_client(str(server.http.base_url)) as http:
         while time.monotonic() < done_at:
-            took.append(http.get("/healthz").elapsed.total_seconds())
+            asked_at = time.time()
+            assert http.get("/healthz").is_success
+            took.append((asked_at, time.time()))
             time.sleep(ASK_EVERY_S)
     return took
 
 
-def time_words(server: ServerProcess, run_id: str, words: int, per_s: int) -> list[float]:
-    """How far behind their schedule the next words of a run come to a subscriber."""
+def time_words(server: ServerProcess, run_id: str, words: int, per_s: int) -> list[Span]:
+    """When the next words of a run are due by its pace, and when they come to a subscriber."""
     came: list[float] = []
+    asked_at = time.time()
     for frame in server.frames(run_id, after=server.record(run_id)["last_seq"]):
         if frame.type == "llm.token":
-            came.append(time.monotonic())
+            came.append(time.time())
             if len(came) == words:
                 break
     begun_at = min(at - number / per_s for number, at in enumerate(came))
-    return [at - number / per_s - begun_at for number, at in enumerate(came)]
+    return [(max(asked_at, begun_at + number / per_s), at) for number, at in enumerate(came)]
 
 
 def p99(values: list[float]) -> float:
     return quantiles(values, n=100)[98]
-
-
-def disturbance(server: ServerProcess, paced: str, per_s: int, bound: Look, *, busy: bool) -> Look:
-    """The median of several looks, so that a hitch of the machine's in one of them decides nothing.
-
-    Once most of the looks are below the bound, so is the median: the others are spared.
-    """
-    looks: list[Look] = []
-    while len(looks) < LOOKS:
-        looks.append(look(server, paced, per_s, busy=busy))
-        if sum(found.answer < bound.answer and found.late < bound.late for found in looks) > LOOKS // 2:
-            break
-    return Look(median(found.answer for found in looks), median(found.late for found in looks))
 
 
 def crowd(server: ServerProcess, agent: str, clients: Executor) -> list[str]:
@@ -357,14 +344,11 @@ MORE_CROWDS = ("async_sleep-loop", "sync_wait-loop", "stops-talking-loop", "busy
 @pytest.mark.parametrize("agent", mostly_slow(CROWDS + MORE_CROWDS))
 def test_twenty_stuck_agents_delay_no_other_run(one: ServerProcess, agent: str) -> None:
     healthy = begun(one, "healthy-thread")
-    busy = agent.endswith("-loop")
-    before = look(one, healthy, WORDS_PER_S, busy=busy)
     with ThreadPoolExecutor(CROWD) as clients:
         stuck = crowd(one, agent, clients)
-        bound = Look(ANSWER_S + before.answer, LATE_S + before.late)
-        during = disturbance(one, healthy, WORDS_PER_S, bound, busy=busy)
-        assert during.answer < bound.answer
-        assert during.late < bound.late
+        during = look(one, healthy, WORDS_PER_S)
+        assert during.answer < ANSWER_S
+        assert during.late < LATE_S
         all_stopped_in_time(one, stuck, clients)
     assert one.stop_run(healthy)["forced"] is False
 
@@ -373,12 +357,10 @@ def test_twenty_stuck_agents_delay_no_other_run(one: ServerProcess, agent: str) 
 @pytest.mark.slow
 def test_a_flood_delays_neither_another_runs_words_nor_its_end(one: ServerProcess) -> None:
     healthy = begun(one, "fast-thread")
-    before = look(one, healthy, FAST_PER_S, busy=True)
     flood = begun(one, "flood-loop")
-    bound = Look(ANSWER_S + before.answer, BESIDE_FLOOD_S + before.late)
-    during = disturbance(one, healthy, FAST_PER_S, bound, busy=True)
-    assert during.answer < bound.answer
-    assert during.late < bound.late
+    during = look(one, healthy, FAST_PER_S)
+    assert during.answer < ANSWER_S
+    assert during.late < BESIDE_FLOOD_S
     assert stopped_in_time(one, healthy).data.get("forced", False) is False
     stopped_in_time(one, flood)
 
@@ -387,12 +369,10 @@ def test_a_flood_delays_neither_another_runs_words_nor_its_end(one: ServerProces
 @pytest.mark.slow
 def test_twenty_agents_that_need_too_much_memory_delay_no_other_run(one: ServerProcess) -> None:
     healthy = begun(one, "healthy-thread")
-    before = look(one, healthy, WORDS_PER_S, busy=False)
     greedy = [one.begin("leaks-process") for _ in range(CROWD)]
-    bound = Look(ANSWER_S + before.answer, LATE_S + before.late)
-    during = disturbance(one, healthy, WORDS_PER_S, bound, busy=False)
-    assert during.answer < bound.answer
-    assert during.late < bound.late
+    during = look(one, healthy, WORDS_PER_S)
+    assert during.answer < ANSWER_S
+    assert during.late < LATE_S
     assert {one.ended(run_id)["error_code"] for run_id in greedy} == {"memory_limit"}
     stopped_in_time(one, healthy)
 

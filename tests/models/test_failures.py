@@ -8,7 +8,7 @@ import pytest
 
 from tests.kit.frames import said
 from tests.kit.server import DEADLINE_S, ServerProcess, until
-from tests.kit.slowness import within
+from tests.kit.waits import within
 from tests.models.conftest import PROVIDERS
 from tests.models.standins import WORDS, ModelServer
 
@@ -67,7 +67,7 @@ def test_a_run_whose_model_is_silent_is_stopped_within_the_grace_period(
     question = f"Are you there, {provider}-{kind}?"
     run_id = server.begin(f"{provider}-{kind}", question)
     request = waiting_request(models, question)
-    with within(GRACE_S):
+    with within(GRACE_S, server.pid):
         record = server.stop_run(run_id)
     assert (record["status"], record["forced"]) == ("stopped", False)
     assert request.gone.wait(DEADLINE_S), "the model's server notices the closed connection"
