@@ -15,7 +15,8 @@ from sqlalchemy import make_url
 from tests.servers import owner
 from tests.servers.shared import SHARED
 
-PROGRAMS = ("sh", "chmod", "rm")  # of any POSIX system; runstore clears submitted code's folders with them
+# Of any POSIX system: runstore clears submitted code's folders with them. And of any Linux.
+PROGRAMS = ("sh", "chmod", "rm", "mount", "umount")
 NOBODY = 1  # a port that no server listens on
 
 

@@ -1,7 +1,11 @@
 """Leaves out the tests that an earlier run has passed: `-p tests.once --once=FILE` in both.
 
 CI first runs the tests as on a machine without servers and tools. A test that passes there needs none of
-them, and would only pass again. The option needs its `=`: otherwise pytest takes the file for tests.
+them, and would only pass again: one that looks for a server or a tool is skipped where there is none
+(`tests/repository/test_skips.py`). The option needs its `=`: otherwise pytest takes the file for tests.
+
+`FILE.failed` gets the tests that have failed. Those that FILE names, too, passed when they ran again: CI
+names them as flaky.
 """
 
 from collections.abc import Iterator
@@ -32,8 +36,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_unconfigure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # a process of xdist: the one that started it gets all reports
         return
-    with config.option.once.open("a", encoding="utf-8") as file:
-        file.writelines(f"{id}\n" for id in sorted(config.stash[PASSED] - config.stash[FAILED]))
+    passed, failed, file = config.stash[PASSED], config.stash[FAILED], config.option.once
+    _add(file, passed - failed)
+    _add(file.with_name(f"{file.name}.failed"), failed)
 
 
 class Reports:
@@ -48,6 +53,11 @@ class Reports:
             self._failed.add(report.nodeid)
         elif report.when == "call" and report.passed:
             self._passed.add(report.nodeid)
+
+
+def _add(file: Path, tests: set[str]) -> None:
+    with file.open("a", encoding="utf-8") as lines:
+        lines.writelines(f"{id}\n" for id in sorted(tests))
 
 
 def _read(file: Path) -> Iterator[str]:

@@ -26,7 +26,7 @@ from tests.kit.command_line import call_command
 from tests.kit.database import make_database
 from tests.kit.polling import DEADLINE_S
 from tests.kit.slow import mostly_slow, slow
-from tests.kit.tools import require
+from tests.kit.tools import lacking, require
 
 URL = "postgresql+psycopg://me:hunter2@there/runs?sslpassword=swordfish"
 NOBODY = 65534
@@ -236,7 +236,7 @@ def test_in_a_user_namespace_a_folder_of_a_user_outside_of_it_is_no_fault(
     code = f"from runstore.database.dialects.files import folder_remedies; {look}"
     apart = [require("unshare"), "--user", "--map-user=1000"]
     if subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("this machine does not allow user namespaces")
+        lacking("this machine does not allow user namespaces")
     assert subprocess.check_output([*apart, sys.executable, "-c", code], text=True) == "[]\n"
 
 

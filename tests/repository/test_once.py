@@ -52,3 +52,5 @@ def test_only_tests_that_have_not_passed_run_again(tmp_path: Path) -> None:
     assert summary("0").startswith("1 failed, 2 passed, 1 skipped, 1 error")
     assert summary("1").startswith("3 passed")
     assert passed.read_text().count("\n") == 4
+    failed = passed.with_name("passed.failed").read_text().split()
+    assert failed == ["some.py::test_fails", "some.py::test_whose_teardown_fails"]

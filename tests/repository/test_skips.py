@@ -1,4 +1,8 @@
-"""Where a tool is missing, a test is skipped, and under CI=true it fails."""
+"""Where a tool is missing, a test is skipped, and under CI=true it fails.
+
+No test does something else instead: it would pass on a machine without the tool, and CI would not repeat it
+on one with it (`tests/once.py`).
+"""
 
 import re
 from pathlib import Path
@@ -7,8 +11,28 @@ TESTS = Path(__file__).parents[1]
 SKIPS = re.compile(r"\bpytest\.(skip|importorskip)\(")
 # `lacking` itself, and the text of a test that another one runs
 ALLOWED = {"kit/tools.py", "repository/test_once.py"}
+LOOKS = re.compile(r"\bshutil\.which\(|\bimport which\b")
+# Each ends a test with `lacking` where it finds nothing, but for programs that tests.bare does not hide.
+LOOKING = {
+    "acceptance/test_disk.py",
+    "bare.py",
+    "deploy/test_compose.py",
+    "faults/test_full_disk.py",
+    "http/console/test_places.py",
+    "http/openai/test_clients.py",
+    "kit/browser.py",
+    "kit/tools.py",
+    "servers/owner.py",
+}
 
 
 def test_a_test_skips_only_where_ci_would_fail() -> None:
-    found = {str(path.relative_to(TESTS)) for path in TESTS.rglob("*.py") if SKIPS.search(path.read_text())}
-    assert found == ALLOWED
+    assert files_with(SKIPS) == ALLOWED
+
+
+def test_a_test_looks_for_a_program_only_where_it_skips_without_it() -> None:
+    assert files_with(LOOKS) == LOOKING
+
+
+def files_with(pattern: re.Pattern[str]) -> set[str]:
+    return {str(path.relative_to(TESTS)) for path in TESTS.rglob("*.py") if pattern.search(path.read_text())}
