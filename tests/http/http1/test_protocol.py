@@ -242,7 +242,30 @@ def test_pipelined_requests_are_answered_in_order_and_bounded(client: socket.soc
         received.index(b'"/%d"' % number) for number in range(10)
     )
     client.sendall((GET + b"\r\n") * (protocol.MAX_PIPELINED + 2))
-    assert until_closed(client).count(OK) <= protocol.MAX_PIPELINED + 1
+    received = until_closed(client)
+    assert received.count(OK) == protocol.MAX_PIPELINED + 1
+    assert received.count(b"HTTP/1.1 400 ") == 1
+
+
+BAD_LAST = {
+    "the rest of a body that its length cuts short": (b'fg"}', 400),
+    "a malformed body": (CHUNKED + b"\r\nxyz\r\n", 400),
+    "a request of another version": (GET.replace(b"1.1", b"3.0") + b"\r\n", 400),
+    "a head without end": (GET + b"X-Long: " + b"x" * (protocol.MAX_HEAD_BYTES + 1), 431),
+}
+
+
+@pytest.mark.parametrize("before", [1, 3])
+@pytest.mark.parametrize(("rest", "status"), BAD_LAST.values(), ids=BAD_LAST)
+def test_requests_before_a_malformed_one_are_answered(
+    client: socket.socket, before: int, rest: bytes, status: int
+) -> None:
+    """A client that counts characters as bytes gives a length that is too short: it must learn of that."""
+    client.sendall((POST + b"Content-Length: 5\r\n\r\nabcde") * before + rest)
+    received = until_closed(client)
+    answers = [int(code) for code in re.findall(rb"HTTP/1\.1 (\d+) ", received)]
+    assert answers == [200] * before + [status]
+    assert received.count(b'"abcde"') == before
 
 
 def test_the_number_of_headers_is_bounded(client: socket.socket) -> None:

@@ -77,7 +77,8 @@ class HttpProtocol(HttpToolsProtocol):
     _framing_bytes = 0  # bytes received of a body, without its content
     _framing_allowed = 0
     _deadline: asyncio.TimerHandle | None = None  # ends the wait for a head, or for the rest of a body
-    _rest: int | None = None  # while the connection lingers: bytes that may still come, and are dropped
+    _rest: int | None = None  # after the last request: bytes that may still come, and are dropped
+    _refused: Refused | None = None  # the answer to the last request, to follow those to earlier ones
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -239,18 +240,22 @@ class HttpProtocol(HttpToolsProtocol):
         unasked = self.expect_100_continue and not self._in_head and not self._body_begun
         if not self._answering():  # else the next request has arrived
             self.cycle.body = bytearray()  # what came of it and was not read, as of a refused request
-        if self._rest is not None:
+        if self._rest is not None and self._refused is None:
             self.server_state.total_requests += 1
             return
+        more = bool(self.pipeline)
         super().on_response_complete()
         if self.transport.get_write_buffer_size():
             self._watch_reader()
-        if self._answering():
+        if more:
             return
         self.server_state.rest(self)
         if self.transport.is_closing():
             return
-        if unasked:
+        if self._refused is not None:
+            self._rest = None
+            self._refuse(self._refused)
+        elif unasked:
             self._linger(MAX_REST_BYTES)  # the client may now send its body or its next request
         elif not self._in_head:
             self._end_in(LINGER_S)
@@ -280,24 +285,35 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, refused: Refused) -> None:
-        """Answer and close; only close if the client would take the answer for another request's."""
+        """Answer, after the answers to earlier requests, and close; only close if an answer has begun."""
         if self.transport.is_closing():
             return
-        answered = not self._answering()
-        own = answered if self._in_head else not self.cycle.response_started
-        if own and not self.pipeline:
+        if self._in_head:
+            first = self._answering()
+        elif first := bool(self.pipeline):
+            own, _ = self.pipeline.popleft()
+            own.response_complete = True
+        if first:
+            self._refused = refused
+            self._stop_reading(MAX_REFUSED_REST_BYTES)
+            return
+        self._refused = None
+        if self._in_head or not self.cycle.response_started:
             self.transport.write(refused.answer)
-        elif not answered:
+        elif self._answering():
             self._stop_reading(0)
             self.transport.close()
             return
         self._linger(MAX_REFUSED_REST_BYTES)
 
     def give_up_head(self) -> None:
-        """Answer an incomplete head, and close at once: its bytes must not wait for the client."""
-        if self._rest is None and not self.transport.is_closing():
-            if not self._answering():
-                self.transport.write(_TOO_MANY_HEADS.answer)
+        """Answer an incomplete head, and free it at once: its bytes must not wait for the client."""
+        if self._rest is not None or self.transport.is_closing():
+            return
+        if self._answering():
+            self._refuse(_TOO_MANY_HEADS)
+        else:
+            self.transport.write(_TOO_MANY_HEADS.answer)
             self._stop_reading(0)
             self.transport.close()
 
@@ -320,7 +336,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._linger(MAX_REST_BYTES)
 
     def shutdown(self) -> None:
-        if self._rest is not None:
+        if self._rest is not None and self._refused is None:
             self.transport.close()
         else:
             super().shutdown()
