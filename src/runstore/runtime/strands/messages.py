@@ -17,7 +17,7 @@ from runstore.runtime.strands.added import AddedMessages
 from runstore.runtime.strands.conversation import LoggedConversation
 from runstore.runtime.strands.internals import has_session_manager
 from runstore.runtime.strands.recording import Recording
-from runstore.runtime.strands.tools import left_out, unfit
+from runstore.runtime.strands.tool_inputs import left_out, unfit
 
 
 class MessageRecorder:

@@ -16,7 +16,7 @@ from runstore.core.codec import mended
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.chunks import Chunk
 from runstore.runtime.strands.end_reasons import ending_of
-from runstore.runtime.strands.tools import left_out
+from runstore.runtime.strands.tool_inputs import left_out
 
 BROKEN_OFF = "the model's answer broke off: its stream ended before the answer did"
 NO_CALL = "the model stopped to call a tool, but named none"

@@ -24,7 +24,8 @@ from runstore.runtime.strands.invocations import Invocations
 from runstore.runtime.strands.nodes import Nodes
 from runstore.runtime.strands.recording import Recording
 from runstore.runtime.strands.replies import Replies
-from runstore.runtime.strands.tools import runs_again, why_left_out, write_call, write_result
+from runstore.runtime.strands.tool_inputs import why_left_out
+from runstore.runtime.strands.tools import runs_again, write_call, write_result
 from runstore.runtime.user_code import in_a_line
 
 CHANGED = "Error: the call was changed after its approval, and has not run."

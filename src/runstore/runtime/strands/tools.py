@@ -6,19 +6,18 @@ import msgspec
 from msgspec.structs import replace
 from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent
 
-from runstore.core.codec import encode, mended, to_json
+from runstore.core.codec import mended, to_json
 from runstore.core.content import MEDIA
 from runstore.core.errors import InvalidEvent
 from runstore.core.events import Place, ToolFailed, ToolFinished, ToolStarted
 from runstore.core.masking import without_keys
-from runstore.runtime.memory.oversized import PART_BYTES
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import sentence_of
 from runstore.runtime.strands.provider_words import ProviderWords
+from runstore.runtime.strands.tool_inputs import left_out, why_left_out
 
 OVER = "The run is over."  # the error of agents and tools that would start after recording has ended
 BLOCKS = {"text", "json", *MEDIA}  # kinds of blocks in a tool's result
-LEFT_OUT = "left_out"  # the only key of an input that stands for one that no event can hold
 
 
 async def write_call(
@@ -119,30 +118,3 @@ def runs_again(event: AfterToolCallEvent) -> bool:
     """Whether a hook makes strands discard this result and call the tool again."""
     stopped = event.result.get("cancelled") or event.agent.cancel_signal.is_set()
     return event.retry and not stopped
-
-
-def left_out(name: str, wrong: str) -> dict[str, str]:
-    """The value that replaces a tool's input in an agent's message. `wrong`: the fault of the input.
-
-    A message may be all that a later attempt knows of a call, so the message says it.
-    """
-    return {LEFT_OUT: f"{_input_of(name)} {wrong}"}
-
-
-def why_left_out(name: str, input: Any) -> str | None:
-    """Why the input of a tool was left out, which is then not called; None for any other input."""
-    why = input.get(LEFT_OUT) if isinstance(input, dict) else None
-    return why if isinstance(why, str) and why.startswith(_input_of(name)) else None
-
-
-def _input_of(name: str) -> str:
-    return f"the input of tool {name!r}"
-
-
-def unfit(input: Any) -> str | None:
-    """Why no event can hold a tool's input; None if one can."""
-    try:
-        size = len(encode(ToolStarted(agent="", tool_use_id="", name="", input=input)).data)
-    except InvalidEvent as error:
-        return f"cannot be recorded: {error}"
-    return f"has {size:,} bytes as JSON; the limit is {PART_BYTES:,} bytes" if size > PART_BYTES else None
