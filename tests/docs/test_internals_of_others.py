@@ -51,17 +51,17 @@ from uvicorn.server import Server as UvicornServer
 
 from runstore.runtime.loops.interrupts import Interrupted, interrupt
 from runstore.runtime.strands import internals
-from runstore.runtime.strands.interrupts import OF_A_CALL, OF_A_NODE, OF_A_TOOL
-from runstore.runtime.strands.servers.mended import SOURCES
+from runstore.runtime.strands.recorders.interrupts import OF_A_CALL, OF_A_NODE, OF_A_TOOL
+from runstore.runtime.strands.stream.servers.mended import SOURCES
 from tests.kit.server import until
 
 ROOM = Path(internals.__file__).parent
 PAGE = Path("docs/internals/internals-of-others.md")
 # Private parts of other packages than strands.
 OTHERS = {
-    "model_calls.py": {"_getframe"},
-    "servers/anthropic.py": {"_raw_stream"},
-    "servers/openai.py": {"_decoder"},
+    "recorders/model_calls.py": {"_getframe"},
+    "stream/servers/anthropic.py": {"_raw_stream"},
+    "stream/servers/openai.py": {"_decoder"},
 }
 STRANDS = f"strands-agents {version('strands-agents')}: "
 

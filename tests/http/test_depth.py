@@ -37,8 +37,8 @@ from runstore.http.bodies import Body, _decode
 from runstore.http.native.agents import StartBody
 from runstore.runtime.code.agent import _item
 from runstore.runtime.process.messages import Ended, Offered, event_of, result_of
-from runstore.runtime.strands.servers.llamacpp import _decoded
-from runstore.runtime.strands.servers.openai import _whole_answer
+from runstore.runtime.strands.stream.servers.llamacpp import _decoded
+from runstore.runtime.strands.stream.servers.openai import _whole_answer
 
 sys.setrecursionlimit(10**6)  # as libraries do that agents use
 for deep in ("[" * 300_000, '{"a":' * 300_000 + "1" + "}" * 300_000):

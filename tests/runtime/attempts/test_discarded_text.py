@@ -15,7 +15,7 @@ from strands.multiagent import GraphBuilder, Swarm
 from strands.types.events import ModelStopReason
 from strands.types.exceptions import ContextWindowOverflowException, ModelThrottledException
 
-import runstore.runtime.strands.model_calls as strands_model_calls
+import runstore.runtime.strands.recorders.model_calls as strands_model_calls
 from runstore.core.errors import AgentError
 from runstore.core.events import (
     ContextReduced,
@@ -36,8 +36,8 @@ from runstore.feed.memory import MemoryFeed
 from runstore.runtime.attempts.recorder import Recorder
 from runstore.runtime.memory.resume import recall
 from runstore.runtime.strands.agent import Product, StrandsAgent
-from runstore.runtime.strands.answers import OpenAnswers
-from runstore.runtime.strands.model_calls import Retries
+from runstore.runtime.strands.recorders.model_calls import Retries
+from runstore.runtime.strands.stream.answers import OpenAnswers
 from tests.contracts.memory_log import MemoryEventLog
 from tests.kit.events import COMPLETED, read_run
 from tests.runtime.recording import ListRecorder, context, read

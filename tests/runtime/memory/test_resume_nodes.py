@@ -17,7 +17,7 @@ from runstore.core.errors import AgentError
 from runstore.core.events import AgentFinished, AgentStarted, Message, Token, ToolFinished
 from runstore.demo.model import ScriptedModel
 from runstore.runtime.memory.resume import digest_of
-from runstore.runtime.strands.nodes import HANDOFF
+from runstore.runtime.strands.recorders.nodes import HANDOFF
 from tests.kit.slow import mostly_slow
 from tests.runtime.recording import ListRecorder, again_after, read, spoken
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, think, use

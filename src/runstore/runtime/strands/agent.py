@@ -12,7 +12,7 @@ from strands.multiagent.base import MultiAgentBase, MultiAgentResult
 from strands.types.content import SystemContentBlock
 from strands.types.exceptions import MaxTokensReachedException
 
-import runstore.runtime.strands.nodes as strands_nodes
+import runstore.runtime.strands.recorders.nodes as strands_nodes
 from runstore.core.codec import RecordedEvent
 from runstore.core.content import asked_messages, input_messages
 from runstore.core.errors import AgentError, AppendRefused, RunstoreError
@@ -26,21 +26,21 @@ from runstore.runtime.memory.request_references import Requests
 from runstore.runtime.memory.resume import Memory, recall
 from runstore.runtime.replay.follower import Follower
 from runstore.runtime.strands import patches
-from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import agent_error, unwrapped
 from runstore.runtime.strands.hierarchy import agents_of
-from runstore.runtime.strands.hooks import Hooks
 from runstore.runtime.strands.internals import answers_object, has_session_manager, note_first_pins
-from runstore.runtime.strands.interrupts import is_of_background, kept_by_session
-from runstore.runtime.strands.invocations import STATE_KEY
-from runstore.runtime.strands.model_calls import ModelCalls
-from runstore.runtime.strands.nodes import nodes_of
 from runstore.runtime.strands.providers import has_providers
-from runstore.runtime.strands.recording import Recording
-from runstore.runtime.strands.redaction import may_redact
-from runstore.runtime.strands.repair import BROKEN_OFF
-from runstore.runtime.strands.replies import Replies
+from runstore.runtime.strands.recorders.closable_recorder import ClosableRecorder
+from runstore.runtime.strands.recorders.hooks import Hooks
+from runstore.runtime.strands.recorders.interrupts import is_of_background, kept_by_session
+from runstore.runtime.strands.recorders.invocations import STATE_KEY
+from runstore.runtime.strands.recorders.model_calls import ModelCalls
+from runstore.runtime.strands.recorders.nodes import nodes_of
+from runstore.runtime.strands.recorders.recording import Recording
+from runstore.runtime.strands.recorders.replies import Replies
 from runstore.runtime.strands.results import cut_result, result_of
+from runstore.runtime.strands.stream.redaction import may_redact
+from runstore.runtime.strands.stream.repair import BROKEN_OFF
 from runstore.runtime.user_code import in_a_line
 
 UNWIND_S = 0.1  # seconds for abandoned agents to end by themselves before their tools are cancelled

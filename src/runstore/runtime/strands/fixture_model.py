@@ -15,8 +15,8 @@ from runstore.core.events import Place
 from runstore.core.folds.transcript import message_text
 from runstore.runtime.replay.dialogues import Answer
 from runstore.runtime.replay.follower import Follower
-from runstore.runtime.strands.chunks import Chunk
 from runstore.runtime.strands.hierarchy import call_of
+from runstore.runtime.strands.stream.chunks import Chunk
 
 REDACTED = "(redacted)"  # stands for an answer that is withheld
 

@@ -103,7 +103,7 @@ def build_agent(
     """
     from strands import Agent
 
-    from runstore.runtime.strands.model_calls import Retries
+    from runstore.runtime.strands.recorders.model_calls import Retries
 
     return Agent(
         model=model,

@@ -3,14 +3,14 @@
 Each has no hook for what runstore needs, and the docstring of its replacement names the difference:
 
 - strands' agents, graphs and swarms, and thread pools: agents that a tool's code calls belong to the tool's
-  run (`called.py`). Outside of a tool these methods are unchanged in effect.
+  run (`recorders/called.py`). Outside of a tool these methods are unchanged in effect.
 - strands' tool registry and `Agent.__del__`: MCP servers are closed without blocking a thread, and shared by
   runs (`providers.py`).
-- httpx's `AsyncClient.send`: the provider's own id of a model call (`servers/request_ids.py`). Outside of a
-  model call it is unchanged in effect.
+- httpx's `AsyncClient.send`: the provider's own id of a model call (`stream/servers/request_ids.py`). Outside
+  of a model call it is unchanged in effect.
 
 Methods of modules that not every process imports are replaced when an agent first needs them: strands' MCP
-client (`providers.py`), and its classes of models (`servers/mended.py`, `format_chunks.py`).
+client (`providers.py`), and its classes of models (`stream/servers/mended.py`, `stream/format_chunks.py`).
 docs/internals/internals-of-others.md has the reasons.
 """
 
@@ -22,8 +22,9 @@ from strands.multiagent import Swarm
 from strands.multiagent.graph import Graph
 from strands.tools.registry import ToolRegistry
 
-from runstore.runtime.strands import called, providers
-from runstore.runtime.strands.servers import request_ids
+from runstore.runtime.strands import providers
+from runstore.runtime.strands.recorders import called
+from runstore.runtime.strands.stream.servers import request_ids
 
 
 def apply() -> None:
