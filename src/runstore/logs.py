@@ -79,6 +79,22 @@ def _present(line: EventDict) -> EventDict:
     return {key: value for key, value in line.items() if value is not None}
 
 
+class _Line(str):
+    """A line of ours, in its final form."""
+
+
+def _finished(logger: object, name: str, line: Any) -> _Line:
+    return _Line(line)
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Brings the lines of libraries into the form of ours."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `Formatter.format`."""
+        return record.msg if isinstance(record.msg, _Line) else super().format(record)
+
+
 RENDER: dict[LogFormat, Callable[[object, str, EventDict], str]] = {"logfmt": _logfmt, "json": _json}
 
 
@@ -94,12 +110,12 @@ def configure_logs(
         ConfigError: the file cannot be opened.
     """
     structlog.configure(
-        processors=[*_OURS, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*_OURS, RENDER[log_format], _finished],
         logger_factory=_logger,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
-    formatter = structlog.stdlib.ProcessorFormatter(
+    formatter = _Formatter(
         foreign_pre_chain=_OTHERS,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, RENDER[log_format]],
     )
@@ -168,6 +184,8 @@ class _Queued(QueueHandler):
 
     def prepare(self, record: logging.LogRecord) -> Any:
         """See `QueueHandler.prepare`."""
+        if isinstance(record.msg, _Line):
+            return record
         if isinstance(record.msg, str) and len(message := record.getMessage()) > MAX_LINE:
             record.msg, record.args = f"{message[:MAX_LINE]}… ({len(message):,} characters)", None
         return super().prepare(record)

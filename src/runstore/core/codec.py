@@ -167,20 +167,19 @@ def envelope(event: RecordedEvent | TailEvent) -> bytes:
     """The event as one line of JSON: a line of NDJSON, an item of a page, the data of a stream's frame."""
     second, ms = divmod(event.at, 1000)
     posted = is_posted(event.type, event.version)
-    shape = envelope_shape(event.run_id, event.type, second, posted)
-    return shape % (event.seq, ms, event.data[1:] if posted else event.data)
+    shape = envelope_shape(event.type, second, posted)
+    return shape % (event.run_id.encode(), event.seq, ms, event.data[1:] if posted else event.data)
 
 
 @lru_cache(maxsize=4096)
-def envelope_shape(run_id: str, type: EventType, second: int, posted: bool) -> bytes:
-    """The common part of the envelopes of a run's events of one type within a second.
+def envelope_shape(type: EventType, second: int, posted: bool) -> bytes:
+    """The common part of the envelopes of events of one type within a second.
 
-    To be filled by `%` with: seq, milliseconds, and data; the data of a posted event without its first byte,
-    as it holds the fields `by`, `key_id` and `data` of the envelope.
+    To be filled by `%` with: run's id, seq, milliseconds, and data; the data of a posted event without its
+    first byte, as it holds the fields `by`, `key_id` and `data` of the envelope.
     """
-    id, name = run_id.encode().replace(b"%", b"%%"), type.encode().replace(b"%", b"%%")
-    data = b"%b" if posted else b'"data":%b}'
-    return b'{"run_id":"%b","seq":%%d,"type":"%b","at":"%b.%%03dZ",' % (id, name, utc_second(second)) + data
+    name, data = type.encode().replace(b"%", b"%%"), b"%b" if posted else b'"data":%b}'
+    return b'{"run_id":"%%b","seq":%%d,"type":"%b","at":"%b.%%03dZ",' % (name, utc_second(second)) + data
 
 
 def one_line(json: bytes) -> bytes:

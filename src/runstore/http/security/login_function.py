@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextvars import copy_context
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
@@ -126,7 +126,11 @@ def _is_cancelled() -> bool:
 
 def network_of(request: Request) -> str:
     """The client's address, as forwarded by a trusted proxy; for IPv6 the client's /64 network."""
-    host = request.client.host if request.client else ""
+    return _network(request.client.host if request.client else "")
+
+
+@lru_cache(maxsize=4096)
+def _network(host: str) -> str:
     try:
         address = ip_address(host)
     except ValueError:

@@ -63,17 +63,17 @@ def frame(event: TailEvent) -> bytes:
     if not event.frame:
         second, ms = divmod(event.at, 1000)
         posted = is_posted(event.type, event.version)
-        shape = _frame_shape(event.run_id, event.type, second, posted)
-        made = shape % (event.seq, event.seq, ms, event.data[1:] if posted else event.data)
+        shape, data = _frame_shape(event.type, second, posted), event.data[1:] if posted else event.data
+        made = shape % (event.seq, event.run_id.encode(), event.seq, ms, data)
         event.frame = RETRY + made if event.seq == 1 else made
     return event.frame
 
 
 @lru_cache(maxsize=4096)
-def _frame_shape(run_id: str, type: EventType, second: int, posted: bool) -> bytes:
+def _frame_shape(type: EventType, second: int, posted: bool) -> bytes:
     """A frame with an envelope, to be filled by `%` with: seq, as the id, and what `envelope_shape` takes."""
     name = type.encode().replace(b"%", b"%%")
-    return b"id: %%d\nevent: %b\ndata: %b\n\n" % (name, envelope_shape(run_id, type, second, posted))
+    return b"id: %%d\nevent: %b\ndata: %b\n\n" % (name, envelope_shape(type, second, posted))
 
 
 def _with_id(id: bytes, event: TailEvent) -> bytes:

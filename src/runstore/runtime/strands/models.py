@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -151,7 +152,8 @@ def _model_class(name: str) -> "type[Model]":
     return cls
 
 
-def _parameters(cls: Any) -> set[str]:
+@cache
+def _parameters(cls: Any) -> frozenset[str]:
     """The arguments that a model takes. strands only warns of others, so a typo would pass."""
     from typing import get_args
 
@@ -166,7 +168,7 @@ def _parameters(cls: Any) -> set[str]:
                 names |= get_type_hints(config).keys()
         else:
             names.add(parameter.name)
-    return names
+    return frozenset(names)
 
 
 def _cache_config(table: Any) -> Any:
