@@ -36,7 +36,7 @@ SCARCE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
     errno.EAGAIN,
 )  # fmt: skip
-NO_THREAD = "can't start new thread"  # Python's words
+NO_THREAD = "can't start new thread"  # Python's message where the system refuses a thread
 EXIT_OUTPUT_LOST = 1  # also click's exit code where the reader of a pipe has gone
 
 app = typer.Typer(

@@ -24,7 +24,7 @@ from runstore import __version__
 from runstore.client.records import RunRecord
 from runstore.core.folds.trace import Trace, TraceAgent, TraceAttempt, TraceStep
 
-PROVIDER = "strands-agents"  # what strands' own spans say: it calls the models
+PROVIDER = "strands-agents"  # as in strands' own spans, since strands calls the models
 SCOPE = InstrumentationScope("runstore", __version__)
 USAGE = {  # the keys are our names
     "input_tokens": "gen_ai.usage.input_tokens",

@@ -20,7 +20,7 @@ from runstore.core.printable import csv_cell
 
 BATCH_ROWS = 10_000  # rows of a Parquet file that are in memory at once
 BATCH_CHARACTERS = 64 << 20  # characters that end a batch: an event may have 1 MiB
-AT_LEAST = "≥ "  # before a cost
+AT_LEAST = "≥ "  # stands before a cost that may be higher
 LEGEND = (
     f"{AT_LEAST}marks the cost of runs whose answer broke off before its usage was known: it is at least that"
 )

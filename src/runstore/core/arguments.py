@@ -8,7 +8,7 @@ from runstore.core.depth import check_decodable, folded
 
 MAX_MENDED = 1 << 20  # characters of an object to mend, since each mistake is a step of Python
 
-# What JSON lacks, and texts, which may have it inside. A text without an end is one, too.
+# The forms that JSON lacks, and texts, in which they do not count. A text may lack its end.
 _TOKEN = re.compile(
     r"""(?P<text>"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|'[^'\\]*+(?:\\.[^'\\]*+)*+(?:'|\\?\Z))"""
     r"|(?<![\w.])(?:(?P<name>[A-Za-z_]\w*+)(?=\s*:)|(?P<word>True|False|None)\b)|(?P<comma>,)(?=\s*[}\]])",

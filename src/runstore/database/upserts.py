@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Dialect, Table, and_, bindpara
 from runstore.database.columns import MYSQL, Name
 
 KEY = "runstore_key_"  # prefix of parameters that a primary key is compared with
-KEPT_STATEMENTS = 128  # compiled ones; a projection has a handful for each of its two slots
+KEPT_STATEMENTS = 128  # compiled statements to cache; a projection has a handful for each of its two slots
 
 Row = Mapping[str, Any]
 Bind = Callable[[Any], Any]

@@ -26,7 +26,7 @@ from runstore.eventlog.rules.control import write_control
 from runstore.eventlog.rules.rules import Rules, read_rules, users_of, write_rules
 from runstore.eventlog.writer import CommitResult, Outcome
 
-CONCURRENT_TRIES = 2  # beside other writers; the try after these is exclusive, and cannot conflict
+CONCURRENT_TRIES = 2  # tries beside other writers; the one after them is exclusive, and cannot conflict
 BATCHES = 1 << 32  # batches of one process that an append_id distinguishes
 MAX_KNOWN_HEADS = 10_000  # heads of open runs to cache; a forgotten head is read again
 

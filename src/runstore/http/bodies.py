@@ -36,8 +36,8 @@ MAX_BODIES_BYTES = 64 << 20
 MAX_BODY_VALUES = 100_000  # texts, numbers, lists, …: decoding blocks the process for up to 1 µs each
 BODY_S = 20.0  # seconds for WINDOW_BYTES of a body or its rest, and for the wait for room
 WINDOW_BYTES = 64 << 10
-BODY_BYTES_PER_S = 32 << 10  # average after the first BODY_S: 8 MiB keep their room for up to 276 s
-DECODERS = 2  # threads; one user may occupy all but one
+BODY_BYTES_PER_S = 32 << 10  # average after the first BODY_S: a body of 8 MiB keeps its room for up to 276 s
+DECODERS = 2  # threads that decode bodies; one user may occupy all but one
 
 _MARKS = b'",[{'  # bytes that start or precede a value, and the separators of texts
 _OTHERS = bytes(sorted(set(range(256)) - set(_MARKS)))

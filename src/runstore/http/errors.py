@@ -41,7 +41,7 @@ STATUS: dict[type[errors.RunstoreError], int] = {
 }
 # The message hides the database's address and user.
 UNAVAILABLE = "the database cannot be used now; the server's log says why"
-FORM = "runstore.error_form"  # where the scope of a request has the form of its errors
+FORM = "runstore.error_form"  # key in a request's scope for the form of its errors
 
 log = structlog.get_logger(__name__)
 

@@ -24,7 +24,7 @@ BATCH_S = 0.02  # seconds that a transaction aims at; on SQLite writers wait for
 FEW_EVENTS, FEW_S = 100, 0.1
 LONG_BATCH_S = 0.5  # the same without writers: a short batch spends much of its time on its statements
 LAST_EVENTS = 1_000  # events that are applied while writers, or the live build, wait
-LONG_READ = 1_000  # positions that are worth a look at how far a read replica is
+LONG_READ = 1_000  # positions from which on a read asks how far the replica is
 UNSTORED = 500_000  # positions without an event for the projection, before the position is stored
 
 Kind = tuple[str, bool]  # an event's type, and whether it ends the run

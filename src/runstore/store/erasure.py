@@ -46,7 +46,7 @@ from runstore.projections.text import TextProjection, compact_words
 from runstore.store.descendants import Fork, find_descendants
 from runstore.store.keys import erase_keys, pseudonym_secret
 
-PASSES = 3  # over runs that change during an erasure, such as by a deletion
+PASSES = 3  # tries to erase runs that change during an erasure, such as by a deletion
 SHOWN_RUNS = 10  # active runs that a refusal names
 PROJECTIONS_POLL_S = 0.2  # seconds between two checks of the projections
 SETTLE_S = 60.0  # seconds for projections, of this process or another, to apply the purge

@@ -75,4 +75,4 @@ CONTROL_TYPES = frozenset(
     {Queued.type, Started.type, CancelRequested.type, InputRequested.type, InputGiven.type, InputAdded.type}
 )
 TEXT_TYPES = frozenset({Token.type, Reasoning.type})
-STREAMED_TYPES = TEXT_TYPES | {Redacted.type}  # so frequent that only streams read them
+STREAMED_TYPES = TEXT_TYPES | {Redacted.type}  # types so frequent that only streams read them

@@ -38,9 +38,9 @@ def configuration_remedies(path: Path) -> Iterator[str]:
 def folder_remedies(path: Path | str) -> Iterator[str]:
     """The commands that keep other users from replacing a file through the folders above it.
 
-    The owner of a folder can replace what it holds, and so can all who may write there. The folders are those
-    of the file's name and, if a part of the name is a link, those that it leads to. Root works in folders of
-    other users: in a container they are those of the person who started it.
+    The owner of a folder can replace its files, and so can all users with the right to write there. The
+    folders are those of the file's name and, if a part of the name is a link, those that it leads to. Root
+    works in folders of other users: in a container they are those of the person who started it.
     """
     real = Path(os.path.realpath(path))
     for folder in dict.fromkeys((*Path(path).absolute().parents, *real.parents)):

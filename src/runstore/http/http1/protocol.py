@@ -106,7 +106,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     @contextmanager
     def when_lost(self, lost: Callable[[], None]) -> Iterator[None]:
-        """Call `lost` if the connection is lost within the block; meanwhile it is read, to notice that."""
+        """Call `lost` if the connection is lost within the block, which is read to notice that."""
         self._lost[block := object()] = lost
         self.flow.resume_reading()
         try:

@@ -9,7 +9,7 @@ from runstore.http.errors import error_response
 
 KNOWN_VERSIONS = frozenset({"1.0", "1.1"})
 SCHEMES = frozenset({b"http", b"https"})  # schemes of a target in absolute form
-ONCE = ("Host", "Authorization")  # headers of which a proxy may have checked another one than is used here
+ONCE = ("Host", "Authorization")  # headers refused if repeated: a proxy may have checked the other one
 UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 
 Headers = list[tuple[bytes, bytes]]  # names in lower case

@@ -29,7 +29,8 @@ class DeletionQuery(Query):
         "needed with `purge=true`, for the audit log",
     )
     pseudonym = flag(
-        "with `purge=true`: replace the names of user and session in what is left, also of a purged run"
+        "with `purge=true`: replace the names of user and session in the remaining event, also of a run "
+        "that was purged before"
     )
 
 

@@ -112,7 +112,7 @@ def _without_large_blocks(messages: Blocks) -> list[dict[str, Any]]:
 
 
 def _note_of(block: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """A block that says what was left out. A tool's result stays one, as its call needs it."""
+    """A block that names the omitted content. A tool's result stays one, as its call needs it."""
     [kind, *_] = block
     note = {"text": f"(left out: {kind} of {size:,} bytes)"}
     return {kind: {**block[kind], "content": [note]}} if kind == "toolResult" else note

@@ -33,7 +33,8 @@ from runstore.core.run import add_usage
 from runstore.runtime.memory.oversized import continued, with_results
 from runstore.runtime.memory.unheard import Range, UnheardMessages
 
-LASTING = ("v1:middleware_agent_stream:", "v1:before_node_call:")  # interrupts of no single turn
+# Beginnings of the ids of interrupts that outlast a turn.
+LASTING = ("v1:middleware_agent_stream:", "v1:before_node_call:")
 
 READ = frozenset(
     cls.type

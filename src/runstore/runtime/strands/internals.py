@@ -17,7 +17,7 @@ from strands.types._events import ToolInterruptEvent as ToolInterruptEvent
 from strands.types.content import Messages
 
 CLIENT = "_get_client"  # the method of strands' classes of models that returns the provider's client
-FORMATS = ("format_chunk", "_format_chunk")  # those that translate a provider's event into a chunk
+FORMATS = ("format_chunk", "_format_chunk")  # the methods that translate a provider's event
 
 
 def has_session_manager(agent: Any) -> bool:
@@ -44,7 +44,7 @@ def note_first_pins(agent: Agent, own: Messages) -> None:
     """Let a conversation manager with `pin_first` pin no more messages of a memory that has its pins.
 
     Args:
-        own: the agent's own messages before its memory, which have none yet.
+        own: the agent's own messages, which stand before its memory and have no pins yet.
     """
     manager: Any = agent.conversation_manager
     if (first := getattr(manager, "pin_first", None)) is not None:

@@ -38,7 +38,7 @@ class Lost(Struct, frozen=True):
 
 
 class Meanwhile(Struct):
-    """What has come for a run whose attempt has not begun yet.
+    """The requests for a run whose attempt has not begun yet.
 
     `stop`: end it as soon as it has begun. `added`: the seq of the last message that a person has added.
     """

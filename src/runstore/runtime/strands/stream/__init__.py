@@ -1,1 +1,1 @@
-"""What a model sends: mended, measured, and translated into a run's events."""
+"""The answers of models: mended, measured, and translated into a run's events."""

@@ -11,7 +11,7 @@ from runstore.runtime.strands.stream.format_chunks import Extension
 from runstore.runtime.strands.stream.repair import FIRST_PIECE
 
 MODULES = ("strands.models.llamaapi", "strands.models.writer")
-STARTS = ("content_start", "content_block_start")  # in the words of the one and the other
+STARTS = ("content_start", "content_block_start")  # each module's name for the start of a block
 
 
 def keep_first_pieces(model: Any) -> None:

@@ -16,7 +16,7 @@ from runstore.core.arguments import read_arguments
 from runstore.runtime.strands.stream.servers.wrapped import Wrapped
 
 COUNTS = ("input_tokens", "output_tokens")
-SAID = {  # in blocks of which kind
+SAID = {  # each kind of delta that says something, and the kind of its block
     "text_delta": "text",
     "citations_delta": "text",
     "thinking_delta": "thinking",
