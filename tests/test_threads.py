@@ -198,11 +198,15 @@ def test_a_process_ends_though_its_threads_hang() -> None:
     program = """
 import asyncio, threading
 from runstore.threads import Threads, in_own_thread
+begun = threading.Semaphore(0)
+def hang():
+    begun.release()
+    threading.Event().wait()
 async def main():
     threads = Threads("test", 2)
     for call in (threads.call, in_own_thread):
-        asyncio.create_task(call(threading.Event().wait))
-    await asyncio.sleep(0.05)
+        asyncio.create_task(call(hang))
+        await asyncio.to_thread(begun.acquire)
     print("left", flush=True)
 asyncio.run(main())
 """

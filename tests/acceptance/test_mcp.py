@@ -309,8 +309,7 @@ async def test_a_run_whose_server_falls_silent_is_stopped(runtime: Runtime, tmp_
         events = await runtime.store.events(run_id, after=0)
         return any(event.type == "tool.started" for event in events)
 
-    while not await calls():
-        await asyncio.sleep(0.05)
+    await until(calls)
     await runtime.store.stop(run_id, by=Actor("local"), reason="user")
     assert (await ended(runtime, run_id)).status == "stopped"
     await until(lambda: not alive(tmp_path))
