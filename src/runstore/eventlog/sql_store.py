@@ -273,7 +273,7 @@ class SqlStore:
 
     def _drop(self, connection: Connection) -> None:
         self._connection = None
-        with suppress(Exception):
+        with suppress(Exception):  # of a connection that is broken, and never used again
             connection.invalidate()
             connection.close()
 

@@ -65,7 +65,7 @@ class LogEnd:
     async def _poll(self) -> None:
         while self._waiting:
             last = 0
-            with suppress(LogUnavailable, Busy):
+            with suppress(LogUnavailable, Busy):  # the next poll finds the events
                 last = await self._read()
             for waiting, position in self._waiting.items():
                 if (last > position or self._closing()) and not waiting.done():
