@@ -1,4 +1,4 @@
-"""The audit log: every run's events in the order of the whole log, each with whose run it is."""
+"""The audit log: every run's events in the order of the whole log, each with its run's user and agent."""
 
 from typing import Any
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-# C0 and C1 (ECMA-48: escape sequences, ends of lines), DEL, and what turns the direction of text (UAX 9).
+# C0 and C1 (ECMA-48: escape sequences, ends of lines), DEL, and marks of the direction of text (UAX 9).
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 

@@ -57,7 +57,7 @@ def reading_live(connection: Connection, read: Callable[[], T]) -> T:
 
 
 def _generation(connection: Connection) -> list[tuple[object, ...]]:
-    """It changes when other tables become live: each slot in use, and the last beat of a replaced build."""
+    """A mark of the live tables: the slots in use, and the last beat of a replaced build."""
     replaced = _p.state == "retired"
     query = select(_p.name, _p.slot, _p.live, case((replaced, _p.beat), else_=0))
     in_use = query.where(or_(_p.live == 1, replaced)).order_by(_p.name, _p.slot)

@@ -42,7 +42,7 @@ from runstore.threads import in_own_thread
 
 LEASE_S = 10.0  # seconds without a beat, while events wait, after which another runner takes a build over
 POLL_S = 1.0  # seconds between two polls for other processes' events and commands
-TICK_S, LONGEST_TICK_S = 0.5, 2.0  # seconds between two times of work that keeps up with writers
+TICK_S, LONGEST_TICK_S = 0.5, 2.0  # seconds between two rounds of work that keeps up with writers
 WORK_SHARE = 0.05  # the share of the time that this work may take: on SQLite writers wait for it
 TURN_S = 0.006  # seconds between two transactions: a waiting writer looks every 5 ms for its turn
 STORE_S = 1.0  # seconds between two stores of a position that only other events have moved

@@ -288,7 +288,7 @@ def _priced(run: _Run, prices: Prices) -> list[_Priced]:
 
 
 def _cost(prices: Prices, used: ModelUsage, day: str) -> tuple[int, str]:
-    """In nano units, and their currency; that is empty if the price is not known."""
+    """The cost in nano units and its currency; an empty currency if the price is not known."""
     price = prices.of(used.model, day)
     return (0, "") if price is None else (price.cost(used), price.currency)
 

@@ -87,7 +87,7 @@ class HttpProtocol(HttpToolsProtocol):
         keep_from_forks(self._socket)
         if hasattr(socket, "TCP_NOTSENT_LOWAT") and self.client is not None:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
-        self._lost: dict[object, Callable[[], None]] = {}  # what to call when it is lost
+        self._lost: dict[object, Callable[[], None]] = {}  # functions to call when it is lost
         self._end_in(HEAD_S)
         self.server_state.rest(self)
 
@@ -239,7 +239,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         unasked = self.expect_100_continue and not self._in_head and not self._body_begun
         if not self._answering():  # else the next request has arrived
-            self.cycle.body = bytearray()  # what came of it and was not read, as of a refused request
+            self.cycle.body = bytearray()  # its unread bytes, as of a refused request
         if self._rest is not None and self._refused is None:
             self.server_state.total_requests += 1
             return

@@ -59,7 +59,7 @@ class User(Struct, frozen=True):
 LOCAL = User("local", frozenset({ADMIN}))  # any client of the loopback address while no keys exist
 
 
-Ends = dict[object, Callable[[], None]]  # what to call when a login ends, by the open answer
+Ends = dict[object, Callable[[], None]]  # functions to call when a login ends, by the open answer
 
 
 class Login:

@@ -45,7 +45,7 @@ class AnnouncedWaits:
 
 
 class _AgentFields(Struct, frozen=True):
-    """Of any event of an agent."""
+    """The fields of any event of an agent."""
 
     agent: str
     call_id: str | None = None

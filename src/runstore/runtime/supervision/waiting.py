@@ -8,7 +8,7 @@ class FairQueue:
     """
 
     def __init__(self) -> None:
-        self._lanes: dict[str, dict[str, None]] = {}  # user → runs; whose turn it is comes first
+        self._lanes: dict[str, dict[str, None]] = {}  # user → runs; the user whose turn it is comes first
         self._users: dict[str, str] = {}
 
     def __len__(self) -> int:

@@ -38,7 +38,7 @@ class Repair:
         self._input: list[str] = []  # the pieces of its input
         self._use_ids: set[str] = set()
         self._stop: Chunk | None = None  # a possible end: its last block is open, or it has no reason
-        self._failure: AgentError | None = None  # what the end of the answer really was
+        self._failure: AgentError | None = None  # the failure behind the end of the answer
 
     def chunks(self, chunk: Chunk) -> Sequence[Chunk]:
         """The chunks to use instead of this one.
