@@ -41,7 +41,10 @@ class Log:
 
     async def append(self, run_id: str, count: int) -> None:
         """A batch of tokens, until it is committed. An append holds 1,000: two are committed together."""
-        parts = [count] if count <= 1_000 else [count // 2, count - count // 2]
+        if count <= 1_000:
+            await self.log.append(run_id, [TOKEN] * count, attempt=1)
+            return
+        parts = [count // 2, count - count // 2]
         await asyncio.gather(*(self.log.append(run_id, [TOKEN] * part, attempt=1) for part in parts))
 
     async def stream(self, run_ids: Sequence[str], events: int) -> float:

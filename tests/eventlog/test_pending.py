@@ -6,7 +6,7 @@ from runstore.core.codec import encode
 from runstore.core.errors import LogUnavailable
 from runstore.core.events import Custom, Event
 from runstore.eventlog import pending
-from runstore.eventlog.admission import Append, Waiter
+from runstore.eventlog.admission import Append, Waiter, is_text
 from runstore.eventlog.pending import (
     MAX_BATCH_EVENTS,
     MAX_JOINED,
@@ -29,7 +29,9 @@ def awaited(run_id: str, *events: Event | Custom, patient: bool = False) -> Appe
 
 def offered(run_id: str, event: Event | Custom, attempt: int = 1) -> Append:
     data = encode(event)
-    return Append(run_id, [data], attempt=attempt, patient=True, urgent=False, size=len(data.data))
+    return Append(
+        run_id, [data], attempt=attempt, patient=True, urgent=False, text=is_text(data), size=len(data.data)
+    )
 
 
 def flood(waiting: PendingAppends, run_id: str) -> int:

@@ -1,7 +1,7 @@
 """Decides whether a run accepts an append: the concurrency rule shared by every kind of log."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -17,6 +17,7 @@ from runstore.core.errors import (
     WrongExpectedSeq,
 )
 from runstore.core.events import (
+    STREAMED_TYPES,
     AuditErased,
     AuditProjection,
     AuditRead,
@@ -50,7 +51,7 @@ class Append(Struct, eq=False):
 
     `waiter` receives the last seq or the error; without one, `refused` is called on a refusal. `patient`
     appends survive an unavailable log, others fail with it. `urgent` ones precede other runs' streamed text.
-    `size`: bytes of data. `heard`: see `LogWriter.append`.
+    `text`: `is_text` holds for each event. `size`: bytes of data. `heard`: see `LogWriter.append`.
     """
 
     run_id: str
@@ -59,11 +60,17 @@ class Append(Struct, eq=False):
     attempt: int | None = None
     patient: bool = False
     urgent: bool = True
+    text: bool = False
     size: int = 0
     waiter: Waiter | None = None
     refused: Callable[[RunstoreError], None] | None = None
     reservation: Reservation | None = None
     heard: int | None = None
+
+
+def is_text(event: EncodedEvent) -> bool:
+    """Whether an event is streamed text: it changes nothing of its run, and discards nothing."""
+    return event.type in STREAMED_TYPES and not event.ends
 
 
 class Given(Struct, frozen=True):
@@ -111,8 +118,10 @@ def _takes_marker(head: Head, append: Append) -> bool:
     return type == Purged.type or (type == Deleted.type and not head.deleted)
 
 
-def advance(head: Head, events: list[EncodedEvent]) -> Head:
-    """The head after these events."""
+def advance(head: Head, events: Sequence[EncodedEvent], *, text: bool = False) -> Head:
+    """The head after these events. `text`: they are all streamed text."""
+    if text:
+        return msgspec.structs.replace(head, seq=head.seq + len(events))
     closed, deleted, attempt, cancel = head.closed, head.deleted, head.attempt, head.cancel_requested
     purged, status, added = head.purged, head.status, head.added
     for seq, event in enumerate(events, head.seq + 1):

@@ -13,7 +13,6 @@ from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent, encode, to_json
 from runstore.core.events import (
-    STREAMED_TYPES,
     TEXT_TYPES,
     AgentStarted,
     Completed,
@@ -79,10 +78,10 @@ _read_started = msgspec.json.Decoder(Started).decode
 
 
 def discards(append: Append) -> bool:
-    """Whether an append may discard text; a single check suffices for streamed text."""
-    if append.waiter is None and append.events[0].type in STREAMED_TYPES:
-        return False
-    return any(event.type in (Discarded.type, Started.type) or _breaks_off(event) for event in append.events)
+    """Whether an append may discard text."""
+    return not append.text and any(
+        event.type in (Discarded.type, Started.type) or _breaks_off(event) for event in append.events
+    )
 
 
 def says_redacts(data: bytes) -> bool:

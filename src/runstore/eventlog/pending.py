@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from runstore.core.errors import LogUnavailable
-from runstore.core.events import STREAMED_TYPES, CancelRequested
+from runstore.core.events import CancelRequested
 from runstore.eventlog.admission import Append
 
 MAX_RUN_EVENTS = 4_096  # streamed events that one run may have waiting
@@ -249,5 +249,4 @@ def _joins(append: Append, last: Append) -> bool:
 
 
 def _is_text(append: Append) -> bool:
-    streamed = append.events[0].type in STREAMED_TYPES
-    return streamed and not append.urgent and append.waiter is None
+    return append.text and not append.urgent and append.waiter is None

@@ -64,6 +64,7 @@ class _Admitted(Struct, frozen=True):
     heads: dict[str, Head]
     outcomes: list[Outcome]
     changes: dict[str, list[EncodedEvent]]
+    moved: set[str]  # the runs with other changes than streamed text
     rules: Rules
     redacting: set[str]
 
@@ -78,6 +79,7 @@ class _Admitted(Struct, frozen=True):
         return [
             RecordedEvent(run_id, seq, 0, event.type, event.version, event.ends, event.at, event.data)
             for run_id, events in sorted(self.changes.items(), key=_new_first)
+            if run_id in self.moved
             for seq, event in enumerate(events, self.first_seq(run_id))
             if _evolves(event)
         ]
@@ -85,7 +87,8 @@ class _Admitted(Struct, frozen=True):
     def _committed(self, run_id: str) -> Committed:
         events = self.changes[run_id]
         return Committed(
-            run_id, self.first_seq(run_id), events, any(event.control for event in events),
+            run_id, self.first_seq(run_id), events,
+            control=run_id in self.moved and any(event.control for event in events),
             redacts=run_id in self.redacting,
         )  # fmt: skip
 
@@ -158,6 +161,8 @@ class SqlStore:
     def _commit_unstored(self, batch: Sequence[Append], exclusive: bool) -> CommitResult:
         """Commit the appends of the batch that no earlier try stored, and report all of them."""
         self._look_up_unconfirmed(batch)
+        if not self._landed and not self._unpublished:
+            return self._store_batch(batch, exclusive)
         rest = [append for append in batch if append not in self._landed]
         result = self._store_batch(rest, exclusive) if rest or not batch else CommitResult([], [])
         self._landed |= zip(rest, result.outcomes, strict=True)
@@ -222,8 +227,8 @@ class SqlStore:
 
     def _admit_by_known_heads(self, connection: Connection, batch: Sequence[Append]) -> _Admitted:
         heads, rules = self._current_heads(connection, batch), read_rules(connection)
-        outcomes, changes = _admit_each(heads, rules, batch, partial(read_head, connection))
-        return _Admitted(heads, outcomes, changes, rules, set())
+        outcomes, changes, moved = _admit_each(heads, rules, batch, partial(read_head, connection))
+        return _Admitted(heads, outcomes, changes, moved, rules, set())
 
     def _current_heads(self, connection: Connection, batch: Sequence[Append]) -> dict[str, Head]:
         heads: dict[str, Head] = {}
@@ -234,11 +239,12 @@ class SqlStore:
         return heads
 
     def _write(self, connection: Connection, append_id: bytes, admitted: _Admitted) -> None:
-        write_rules(connection, admitted.rules)
+        if admitted.moved:
+            write_rules(connection, admitted.rules)
         self._dialect.insert_events(connection, append_id, admitted.rows())
         if self._beside is not None:
             self._beside(connection)
-        if evolving := _only_evolving(admitted.changes):
+        if evolving := _only_evolving({run_id: admitted.changes[run_id] for run_id in admitted.moved}):
             if self._projections:
                 recorded = admitted.recorded()
                 for projection in self._projections:
@@ -291,32 +297,35 @@ def _admit_each(
     rules: Rules,
     batch: Sequence[Append],
     find_head: Callable[[str], Head | None],
-) -> tuple[list[Outcome], dict[str, list[EncodedEvent]]]:
+) -> tuple[list[Outcome], dict[str, list[EncodedEvent]], set[str]]:
     """Accept or refuse each append, in order; `heads` advance with the accepted ones."""
     outcomes: list[Outcome] = []
     changes: dict[str, list[EncodedEvent]] = defaultdict(list)
+    moved: set[str] = set()
 
-    def let_in(run_id: str, events: list[EncodedEvent]) -> None:
+    def let_in(run_id: str, events: list[EncodedEvent], *, text: bool = False) -> None:
         if events:
-            heads[run_id] = advance(heads[run_id], events)
+            heads[run_id] = advance(heads[run_id], events, text=text)
             changes[run_id] += events
+            if not text:
+                moved.add(run_id)
 
     for append in batch:
         head = heads[append.run_id]
         try:
             events = admit(head, append)
-            caused = rules.take(append, events, head)
+            caused = [] if append.text else rules.take(append, events, head)
         except RunstoreError as refusal:
             outcomes.append(refusal)
             continue
-        let_in(append.run_id, events)
+        let_in(append.run_id, events, text=append.text)
         outcomes.append(heads[append.run_id].seq)
         for other in caused:
             if other.run_id not in heads:
                 heads[other.run_id] = find_head(other.run_id) or NOTHING
             with suppress(AppendRefused):  # it has ended in the meantime, and need not stop
                 let_in(other.run_id, admit(heads[other.run_id], other))
-    return outcomes, dict(changes)
+    return outcomes, dict(changes), moved
 
 
 def _new_first(change: tuple[str, list[EncodedEvent]]) -> str:

@@ -21,7 +21,7 @@ from runstore.core.events import Custom, Event, Queued
 from runstore.core.limits import MAX_EVENTS_PER_APPEND
 from runstore.core.ports import Committed, Publisher, Reservation
 from runstore.database.columns import UnstorableText
-from runstore.eventlog.admission import MARKERS, Append, Waiter
+from runstore.eventlog.admission import MARKERS, Append, Waiter, is_text
 from runstore.eventlog.pending import PendingAppends, without_cancelled_text
 from runstore.threads import in_own_thread
 
@@ -95,10 +95,12 @@ class Writer:
             raise LogUnavailable(str(self.unavailable))
         loop = asyncio.get_running_loop()
         future: asyncio.Future[int] = loop.create_future()
+        text = all(map(is_text, encoded))
         append = Append(
-            run_id, encoded, expected_seq, attempt, patient, urgent=patient or any(map(_moves_run, encoded)),
-            size=sum(len(e.data) for e in encoded), waiter=Waiter(loop, future), reservation=reservation,
-            heard=heard,
+            run_id, encoded, expected_seq, attempt, patient,
+            urgent=patient or (not text and any(map(_moves_run, encoded))), text=text,
+            size=sum([len(event.data) for event in encoded]), waiter=Waiter(loop, future),
+            reservation=reservation, heard=heard,
         )  # fmt: skip
         while not self._pending.put(append):
             await self.room()
@@ -110,12 +112,15 @@ class Writer:
         self, run_id: str, event: EncodedEvent, *, attempt: int, refused: Callable[[RunstoreError], None]
     ) -> bool:
         """See `LogWriter.offer`."""
-        if _moves_run(event):
+        text = is_text(event)
+        if not text and _moves_run(event):
             raise InvalidEvent(f"a {event.type} event is appended, not offered")
-        size = len(event.data)
         return self._pending.put(
-            Append(run_id, [event], None, attempt, patient=True, urgent=False, size=size, refused=refused)
-        )
+            Append(
+                run_id, [event], None, attempt, patient=True, urgent=False, text=text, size=len(event.data),
+                refused=refused,
+            )
+        )  # fmt: skip
 
     def room(self) -> Awaitable[None]:
         """See `LogWriter.room`."""
@@ -210,13 +215,19 @@ def _encode_all(events: Sequence[Event | Custom | EncodedEvent]) -> list[Encoded
     if not 0 < len(events) <= MAX_EVENTS_PER_APPEND:
         raise InvalidEvent(f"an append takes 1 to {MAX_EVENTS_PER_APPEND} events, not {len(events)}")
     encoded = [event if isinstance(event, EncodedEvent) else encode(event) for event in events]
+    if len(encoded) > 1:
+        _check_order(encoded)
+    return encoded
+
+
+def _check_order(encoded: Sequence[EncodedEvent]) -> None:
+    types = [event.type for event in encoded]
     if any(event.ends for event in encoded[:-1]):
         raise InvalidEvent("nothing can follow a terminal event in an append")
-    if any(event.type == Queued.type for event in encoded[1:]):
+    if Queued.type in types[1:]:
         raise InvalidEvent(f"{Queued.type} can only be a run's first event")
-    if len(encoded) > 1 and (markers := MARKERS.intersection(event.type for event in encoded)):
+    if markers := MARKERS.intersection(types):
         raise InvalidEvent(f"{min(markers)} is appended alone")
-    return encoded
 
 
 def _acknowledge(batch: Sequence[Append], outcomes: Sequence[Outcome]) -> None:
