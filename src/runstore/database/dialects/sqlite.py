@@ -31,8 +31,8 @@ PRIMARY_CODE = 0xFF  # bits of an extended error code that hold the error's kind
 # All others belong to the statement.
 MAY_PASS = ("no such table", "cannot ", "SQL logic error")
 
-# One query, as each append needs both.
-_BEFORE = "SELECT purges, data_version FROM barrier, pragma_data_version"
+_VERSION = "PRAGMA data_version"  # changes when another connection than this one has written
+_PURGES = "SELECT purges FROM barrier"
 
 
 class SqliteDialect:
@@ -104,10 +104,7 @@ class SqliteDialect:
         """
         self._let_others_write()
         self._begin(connection)
-        purges: int
-        purges, version = _driver(connection).execute(_BEFORE).fetchone()
-        self._look_for_others(connection, version)
-        return purges
+        return self._count_purges(connection)
 
     def begin_apart(self, connection: Connection) -> None:
         """See `Dialect.begin_apart`. SQLite has no other way than to take a turn as a writer."""
@@ -144,11 +141,20 @@ class SqliteDialect:
         if time.monotonic() < self._others_until:
             time.sleep(TURN_S)
 
-    def _look_for_others(self, connection: Connection, version: int) -> None:
-        """Note other writers: `version` changes when a connection other than this one has written."""
-        if connection.info.setdefault("version", version) != version:
-            connection.info["version"] = version
+    def _count_purges(self, connection: Connection) -> int:
+        """The purges so far: read again only after another connection has written, which is noted, too.
+
+        A connection that purges is given back afterwards, and forgets what it has seen.
+        """
+        driver, info = _driver(connection), connection.info
+        (version,) = driver.execute(_VERSION).fetchone()
+        if "seen" in info and info["seen"] != version:
             self._others_until = time.monotonic() + OTHERS_S
+        if info.get("seen") != version:
+            (info["purges"],) = driver.execute(_PURGES).fetchone()
+            info["seen"] = version
+        purges: int = info["purges"]
+        return purges
 
     def _begin(self, connection: Connection) -> None:
         self._take_lock(connection)
@@ -285,6 +291,7 @@ def _control_transactions(engine: Engine) -> None:
             connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1_000)}")
         if connection is not None and record.info.pop("unsynced", False):
             connection.execute("PRAGMA synchronous = FULL")
+        record.info.pop("seen", None)
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _record: Any) -> None:
