@@ -1,19 +1,16 @@
 """Runs are isolated (G5), slow readers cost nothing (G11), and ended runs leave nothing behind."""
 
 import asyncio
-import gc
 import os
 import socket
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
-from runstore.app import Runtime, open_runtime
+from runstore.app import Runtime
 from runstore.core.new_run import NewRun
 from runstore.core.run import Actor
 from runstore.http.streaming.frames import native
@@ -21,6 +18,7 @@ from runstore.settings import Settings, load_settings
 from runstore.store.runs import RunAt
 from tests.kit.database import make_database
 from tests.kit.frames import Frame, joined, read_frames, said, seqs
+from tests.kit.leftovers import assert_nothing_left
 from tests.kit.polling import until as until_async
 from tests.kit.server import DEADLINE_S, ServerProcess
 
@@ -137,27 +135,6 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings(tmp_path / "runstore.toml")
 
 
-OF_A_RUN = {
-    "AttemptRunner", "Recorder", "Tail", "MemorySubscription", "_Channel", "Running", "Stopping", "_Lane",
-    "StrandsAgent", "ScriptedModel", "Translator", "Agent",
-}  # fmt: skip
-
-
-def left_of_runs(kinds: Set[str] = OF_A_RUN) -> Counter[str]:
-    """How many objects there are of each kind that belongs to a run."""
-    gc.collect()
-    return Counter(name for each in gc.get_objects() if (name := type(each).__name__) in kinds)
-
-
-def unfinished_tasks() -> int:
-    """Of every event loop in the process."""
-    return sum(isinstance(each, asyncio.Task) and not each.done() for each in gc.get_objects())
-
-
-def thread_names() -> set[str]:
-    return {thread.name.rstrip("0123456789_-") for thread in threading.enumerate()}
-
-
 async def have_some_runs(runtime: Runtime) -> None:
     """Runs that end, and runs that are stopped, each with a reader."""
 
@@ -180,14 +157,4 @@ async def have_some_runs(runtime: Runtime) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("unlogged")
 async def test_when_its_runs_have_ended_a_process_has_nothing_left_of_them(settings: Settings) -> None:
-    before = left_of_runs()  # other tests of this process keep some
-    async with open_runtime(settings) as runtime:
-        tasks = unfinished_tasks()
-        await have_some_runs(runtime)
-        threads = thread_names()
-        for _ in range(3):
-            await have_some_runs(runtime)
-        await until_async(lambda: unfinished_tasks() == tasks)
-        await until_async(lambda: not left_of_runs() - before)
-        assert runtime.feed.followed == 0
-        assert thread_names() <= threads  # an idle thread of a pool may have ended
+    await assert_nothing_left(settings, have_some_runs, rounds=4)

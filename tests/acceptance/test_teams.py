@@ -11,15 +11,15 @@ import httpx
 import msgspec
 import pytest
 
-from runstore.app import Runtime, open_runtime
+from runstore.app import Runtime
 from runstore.core.hierarchy import Hierarchy, agent_name
 from runstore.core.new_run import NewRun
 from runstore.core.run import Actor
 from runstore.http.streaming.frames import native
 from runstore.settings import load_settings
-from tests.acceptance.test_isolation import OF_A_RUN, left_of_runs, thread_names, unfinished_tasks
 from tests.kit.database import make_database
 from tests.kit.frames import Frame, joined, read_frames, said, seqs
+from tests.kit.leftovers import OF_A_RUN, assert_nothing_left
 from tests.kit.logs import assert_no_traceback
 from tests.kit.metrics import sample
 from tests.kit.polling import until as until_async
@@ -204,7 +204,7 @@ def test_which_runs_are_active_can_be_asked(serve: Callable[..., ServerProcess])
         )
 
 
-OF_A_TEAM = OF_A_RUN | {"Delegate", "_AgentAsTool", "Hooks", "Call", "ClosableRecorder"}
+OF_A_TEAM = OF_A_RUN | {"Delegate", "_AgentAsTool", "Hooks", "SubAgentCall", "ClosableRecorder"}
 
 
 async def have_some_team_runs(runtime: Runtime) -> None:
@@ -241,17 +241,7 @@ async def test_nothing_of_ended_team_runs_stays_in_the_process(tmp_path: Path) -
     make_database(tmp_path / "runstore.db")
     config = tmp_path / "runstore.toml"
     config.write_text(f'[server]\ndatabase_url = "sqlite:///{tmp_path}/runstore.db"\n')
-    before = left_of_runs(OF_A_TEAM)  # other tests of this process keep some
-    async with open_runtime(load_settings(config)) as runtime:
-        tasks = unfinished_tasks()
-        await have_some_team_runs(runtime)
-        threads = thread_names()
-        for _ in range(2):
-            await have_some_team_runs(runtime)
-        await until_async(lambda: unfinished_tasks() == tasks)
-        await until_async(lambda: not left_of_runs(OF_A_TEAM) - before)
-        assert runtime.feed.followed == 0
-        assert thread_names() <= threads  # an idle thread of a pool may have ended
+    await assert_nothing_left(load_settings(config), have_some_team_runs, rounds=3, kinds=OF_A_TEAM)
 
 
 # A lost worker.
