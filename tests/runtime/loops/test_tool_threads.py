@@ -1,17 +1,22 @@
 """The threads of agents' blocking code: limits, waiting, and leftovers."""
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from structlog.contextvars import bound_contextvars
 
 from runstore.runtime.loops import tool_threads
-from runstore.runtime.loops.interrupts import Interrupted
+from runstore.runtime.loops.interrupts import Interrupted, importing
 from runstore.runtime.loops.tool_threads import ToolThreads
 from tests.kit.server import until
 
@@ -143,6 +148,31 @@ def test_a_busy_call_of_a_run_that_is_gone_is_broken_off(threads: ToolThreads) -
     with pytest.raises(Interrupted):
         call.result()
     until(lambda: threads.abandoned == 0, "its thread has ended")
+
+
+def test_a_thread_that_waits_for_an_import_is_interrupted_only_afterwards(
+    threads: ToolThreads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported_slowly.py").write_text("from imported_gate import gate\ngate()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def gate() -> None:
+        begun.set()
+        go_on.wait()
+
+    monkeypatch.setitem(sys.modules, "imported_gate", SimpleNamespace(gate=gate))
+    calls: list[Future[Any]] = []
+    for run_id in ("imports", "gone", "waits"):
+        with bound_contextvars(run_id=run_id):
+            calls.append(threads.submit(import_module, "imported_slowly"))
+        assert begun.wait(DEADLINE_S)
+        until(lambda: len(importing()) == len(calls) - 1, "it waits")
+    with interrupting_at_once():
+        for _ in range(3):
+            threads.abandon({"gone"})
+    go_on.set()
+    assert [call.result(DEADLINE_S).__name__ for call in calls] == 3 * ["imported_slowly"]
 
 
 def test_an_interrupt_never_reaches_another_call(threads: ToolThreads) -> None:

@@ -17,7 +17,7 @@ import structlog
 from msgspec import Struct
 from structlog.contextvars import get_contextvars
 
-from runstore.runtime.loops.interrupts import Interrupted, interrupt
+from runstore.runtime.loops.interrupts import Interrupted, importing, interrupt
 from runstore.runtime.loops.tool_threads import TOOL_THREADS, ToolThreads
 
 Isolation = Literal["loop", "thread", "process"]
@@ -110,8 +110,9 @@ class AgentLoop:
 
     def interrupt(self) -> None:
         """Break off what holds a loop that is to stop, if it is Python."""
-        if self._stopped and self.alive and self._thread.ident:
-            interrupt(self._thread.ident)
+        thread_id = self._thread.ident
+        if self._stopped and self.alive and thread_id and thread_id not in importing():
+            interrupt(thread_id)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end of the thread; False when an agent holds it for longer."""

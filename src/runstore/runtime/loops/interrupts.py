@@ -1,11 +1,14 @@
 """Ending what a thread does, where Python allows: at its next line of Python, not in a call into C."""
 
 import ctypes
+import sys
 import threading
 from contextlib import suppress
 
 _set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_exception.argtypes = [ctypes.c_ulong, ctypes.py_object]
+
+IMPORTS = "<frozen importlib._bootstrap>"  # the file of Python's import locks
 
 
 class Interrupted(BaseException):
@@ -15,6 +18,15 @@ class Interrupted(BaseException):
 def interrupt(thread_id: int) -> None:
     """Raise `Interrupted` in a thread, which must handle it."""
     _set_exception(thread_id, Interrupted)
+
+
+def importing() -> set[int]:
+    """The threads that may wait for the import of a module, which must not be interrupted now.
+
+    A waiting thread wakes the next one. If `Interrupted` took it away, all others would wait without end.
+    """
+    frames = sys._current_frames()
+    return {thread_id for thread_id, frame in frames.items() if frame.f_code.co_filename == IMPORTS}
 
 
 def drop_interrupt() -> None:

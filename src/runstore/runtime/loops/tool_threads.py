@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from structlog.contextvars import get_contextvars
 
-from runstore.runtime.loops.interrupts import Interrupted, drop_interrupt, interrupt
+from runstore.runtime.loops.interrupts import Interrupted, drop_interrupt, importing, interrupt
 from runstore.threads import raisable
 
 TOOL_THREADS = 1_000  # concurrent sync tools, as many as runs, so that stuck ones do not block others
@@ -81,14 +81,19 @@ class ToolThreads(ThreadPoolExecutor):
         """Free the places of threads whose runs are gone; interrupt them later."""
         now = time.monotonic()
         with self._lock:
+            due = []
             for call in self._working:
                 if call.run_id in gone and call.thread_id:
                     if call.abandoned_at is None:
                         call.abandoned_at = now
                         self.abandoned += 1
                     elif now - call.abandoned_at > INTERRUPT_S:
-                        call.interrupted = True
-                        interrupt(call.thread_id)
+                        due.append(call)
+            left_alone = importing() if due else set()
+            for call in due:
+                if call.thread_id not in left_alone:
+                    call.interrupted = True
+                    interrupt(call.thread_id)
             self._start_next()
 
     def runs(self) -> set[str]:
