@@ -29,6 +29,7 @@ from runstore.cli.retention import retention
 from runstore.cli.runs import app as runs
 from runstore.cli.secrets import take_secrets, wipe
 from runstore.core.errors import ConfigError, RunstoreError
+from runstore.core.garbage import without_collections
 from runstore.core.names import check_text
 from runstore.core.printable import escaped
 
@@ -112,7 +113,8 @@ def serve(
 
     Example: runstore serve --port 8082 --database-url sqlite:///runstore.db
     """
-    from runstore.process import serve as run_server
+    with without_collections():
+        from runstore.process import serve as run_server
 
     settings = _settings(
         config, options, host=host, port=port, worker=worker, console=console, heartbeat_s=heartbeat_s,
@@ -134,7 +136,8 @@ def worker(*, options: ServerOptions, config: Config = None) -> None:
     Example: runstore worker --database-url postgresql+psycopg://runstore@db/runstore --redis-url
     redis://cache
     """
-    from runstore.process import work
+    with without_collections():
+        from runstore.process import work
 
     _run(work, _settings(config, options, worker=True))
 

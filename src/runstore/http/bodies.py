@@ -6,7 +6,6 @@ thousand of the largest small ones fit, and those that arrive without a stall ho
 """
 
 import asyncio
-import gc
 import json
 import re
 from codecs import BOM_UTF8
@@ -23,6 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from runstore.core.codec import TOO_DEEP, mended
 from runstore.core.depth import MAX_DEPTH, check_decodable
 from runstore.core.errors import Busy, EventTooDeep, TooLarge
+from runstore.core.garbage import without_collections
 from runstore.core.names import holds_nul
 from runstore.http.errors import BadRequest
 from runstore.http.security.users import login_of
@@ -173,13 +173,8 @@ class Bodies:
 
 def _decode_large(body: bytes, decode: Callable[[bytes], T]) -> T:
     check_values(body)
-    collects = gc.isenabled()
-    gc.disable()  # it would scan all of the process's objects repeatedly while new ones are made
-    try:
+    with without_collections():
         return decode(body)
-    finally:
-        if collects:
-            gc.enable()
 
 
 def check_values(json: bytes) -> None:
