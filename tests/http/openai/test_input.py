@@ -396,14 +396,14 @@ def test_calls_without_ids_of_their_own_get_them(id: Any) -> None:
 # ---- fields of a wrong type, which a client sends again with every turn ----
 
 
-@pytest.mark.parametrize("wrong", [5, 1.5, False, True, [], {}, [5], {"a": 1}, "auto", None])
 @pytest.mark.parametrize("role", ["user", "assistant", "system", "tool"])
 @pytest.mark.parametrize(
     "field", ["name", "tool_name", "refusal", "tool_calls", "function_call", "tool_call_id"]
 )
-def test_a_field_beside_the_words_may_be_of_any_type(field: str, role: str, wrong: Any) -> None:
+def test_a_field_beside_the_words_may_be_of_any_type(field: str, role: str) -> None:
     plain = read(HI, {"role": role, "content": "ho"}, AGAIN)
-    assert read(HI, {"role": role, "content": "ho", field: wrong}, AGAIN) == plain
+    for wrong in (5, 1.5, False, True, [], {}, [5], {"a": 1}, "auto", None):
+        assert read(HI, {"role": role, "content": "ho", field: wrong}, AGAIN) == plain, wrong
 
 
 @pytest.mark.parametrize(
