@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 import structlog
@@ -75,6 +75,52 @@ def test_a_run_cancels_its_own_tasks_and_none_of_another_run(agents: AgentLoop) 
         cancelled.result(5)
     agents.call(go_on.set)
     assert waiting.result(5) == "done"
+
+
+CHANGES: dict[str, Callable[[asyncio.AbstractEventLoop], Awaitable[None] | None]] = {
+    "task factory": lambda loop: loop.set_task_factory(lambda *_, **__: None),  # type: ignore[arg-type,return-value]
+    "executor": lambda loop: loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(1)),
+    "end of the executor": lambda loop: loop.shutdown_default_executor(),
+    "error handler": lambda loop: loop.set_exception_handler(lambda *_: None),
+    "debug": lambda loop: loop.set_debug(True),
+    "end of generators": lambda loop: loop.shutdown_asyncgens(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_run_changes_no_setting_that_other_runs_of_its_loop_need(
+    agents: AgentLoop, change: Callable[[asyncio.AbstractEventLoop], Awaitable[None] | None]
+) -> None:
+    started, go_on = threading.Event(), asyncio.Event()
+
+    async def words() -> AsyncIterator[str]:
+        yield "one"
+        yield await asyncio.to_thread(lambda: threading.current_thread().name)
+
+    async def other() -> list[str]:
+        said = []
+        async for word in words():
+            said.append(word)
+            started.set()
+            await go_on.wait()
+        return said
+
+    async def changes() -> None:
+        made = change(asyncio.get_running_loop())
+        if made is not None:
+            await made
+
+    async def settings() -> tuple[object, ...]:
+        loop = asyncio.get_running_loop()
+        return loop.get_task_factory(), loop.get_exception_handler(), loop.get_debug()
+
+    before = agents.submit(settings()).result(5)
+    waiting = agents.submit(other())
+    assert started.wait(5)
+    agents.submit(changes()).result(5)
+    agents.call(go_on.set)
+    assert waiting.result(5) == ["one", "tool-0"]
+    assert agents.submit(settings()).result(5) == before
 
 
 def test_agents_do_not_run_on_the_callers_loop_or_thread(agents: AgentLoop) -> None:

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,6 +27,9 @@ BLOCKED_S = 1.0  # seconds without a turn before a loop counts as blocked
 LEAVE_S = 1.0  # seconds for an abandoned agent to end before its loop is retired
 STOP_S = 0.5  # seconds for all loops to stop when the process ends
 STACK_FRAMES = 8  # innermost frames of a blocked loop that the log shows
+# What code of one run must not change or end for the others: all runs of a shared loop depend on it.
+SHARED_SETTINGS = ("set_task_factory", "set_default_executor", "set_exception_handler", "set_debug")
+SHARED_ENDS = ("shutdown_default_executor", "shutdown_asyncgens")
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +57,21 @@ def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) 
     return _Task(coroutine, loop=loop, **options)
 
 
+def _keep_settings(loop: asyncio.AbstractEventLoop) -> None:
+    """From now on code on the loop can change no setting of it."""
+
+    def keep(name: str, *arguments: Any) -> None:
+        log.warning("loop_setting_refused", call=name)
+
+    async def keep_on(name: str, *arguments: Any) -> None:
+        keep(name)
+
+    for name in SHARED_SETTINGS:
+        setattr(loop, name, partial(keep, name))
+    for name in SHARED_ENDS:
+        setattr(loop, name, partial(keep_on, name))
+
+
 class AgentLoop:
     """An event loop in a daemon thread. `attempts`: the number of its attempts that were not abandoned."""
 
@@ -65,6 +84,8 @@ class AgentLoop:
         self._loop = new_event_loop()
         self._loop.set_default_executor(tools)
         self._loop.set_task_factory(_make_task)
+        if not retired:  # other attempts come
+            _keep_settings(self._loop)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
