@@ -226,6 +226,33 @@ def test_a_file_that_was_taken_away_takes_nothing_more_until_it_is_back(
     assert stored[noted - 1 : noted + 1] == [(noted, "before"), (noted + 1, "after")]
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_log_beside_the_file_that_was_taken_away_takes_nothing_more_until_a_restart(
+    serve: Callable[..., ServerProcess], how: str
+) -> None:
+    server = serve()
+    run_id = server.begin_silent()
+    noted = server.note(run_id, "before")
+    for suffix in ("-wal", "-shm"):
+        server.database.with_name(server.database.name + suffix).unlink()
+    if how == "replaced":
+        done = call_command(
+            "keys", "list", "--database-url", f"sqlite:///{server.database}", folder=server.folder
+        )
+        assert done.returncode == 0, done.stderr
+    answer = server.http.post("/agents/silent/start", json={"input": "hi"})
+    assert answer.status_code == 503
+    until(lambda: "-wal was removed or replaced" in server.log, "the log says why")
+    assert server.http.get("/readyz").status_code == 503
+    assert server.http.post("/agents/silent/start", json={"input": "hi"}).status_code == 503
+    server.terminate()
+    server.wait()
+    server.start()
+    stored = [(event["seq"], event["data"]) for event in server.events(run_id)]
+    assert stored[noted - 1] == (noted, "before")
+    assert server.note(run_id, "after") > noted
+
+
 # A full disk.
 
 

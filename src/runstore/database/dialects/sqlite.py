@@ -51,6 +51,8 @@ class SqliteDialect:
         # An agent or its tool may change the working directory; this is the file nevertheless.
         self.path = self._given.absolute()
         self._name = str(self.path)
+        self._wal = f"{self.path}-wal"
+        self._wal_lost = False
         if not self.path.parent.is_dir():
             raise wrong_url(url, f"there is no directory {self._given.parent}")
         if self.path.exists() and not os.access(self.path, os.W_OK):
@@ -66,13 +68,6 @@ class SqliteDialect:
         self._identity: tuple[int, int] | None = None
         self._others_until = 0.0  # until then, other writers count as active
         _control_transactions(self.engine)
-
-    def _identify(self) -> tuple[int, int] | None:
-        try:
-            status = os.stat(self._name)
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
 
     def close(self) -> None:
         self.engine.dispose()
@@ -158,8 +153,13 @@ class SqliteDialect:
 
     def _begin(self, connection: Connection) -> None:
         self._take_lock(connection)
-        self._identity = self._identity or self._identify()
+        self._identity = self._identity or _identify(self._name)
         self._check_identity()
+        wal = _identify(
+            self._wal
+        )  # SQLite removes it only when the last connection of all processes is closed
+        self._wal_lost |= connection.info.setdefault("wal", wal) != wal
+        self._check_wal()
 
     def _before_connect(self) -> None:
         """Create a missing file at the start, and never in place of one that was taken away.
@@ -168,11 +168,18 @@ class SqliteDialect:
         """
         if self._identity is not None:
             self._check_identity()
+        self._check_wal()
         _create(self.path)
 
     def _check_identity(self) -> None:
-        if self._identify() != self._identity:
+        if _identify(self._name) != self._identity:
             raise LogUnavailable(f"database {self.location}: the file was removed or replaced")
+
+    def _check_wal(self) -> None:
+        """Commits to a removed WAL would be lost in a crash, and other processes would not see them."""
+        if self._wal_lost:
+            lost = f"{self.location}-wal was removed or replaced"
+            raise LogUnavailable(f"database {self.location}: {lost}; stop this process to save its events")
 
     @contextmanager
     def answering(self, connection: Connection) -> Iterator[None]:
@@ -243,6 +250,14 @@ class SqliteDialect:
         if isinstance(error, exc.TimeoutError):
             return LogUnavailable(f"database {self.location}: too many reads at once")
         return None
+
+
+def _identify(file: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _driver(connection: Connection) -> sqlite3.Connection:
