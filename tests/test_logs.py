@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,3 +250,27 @@ def test_a_log_format_that_there_is_not_is_exit_code_2(tmp_path: Path) -> None:
     done = run_command("serve", "--port=0", "--log-format=xml", folder=tmp_path)
     assert done.returncode == 2
     assert "log_format" in done.stderr
+
+
+UNPRINTABLE = """
+import structlog
+from runstore.logs import configure_logs
+
+class Unprintable:
+    def __str__(self):
+        raise RuntimeError
+    __repr__ = __str__
+
+configure_logs({format!r})
+structlog.get_logger("runstore.x").warning("happened", run_id="r1", value=Unprintable())
+print("goes on")
+"""
+
+
+@pytest.mark.parametrize("format", ["logfmt", "json"])
+def test_a_field_that_cannot_be_printed_ends_neither_its_line_nor_its_caller(format: str) -> None:
+    command = [sys.executable, "-c", UNPRINTABLE.format(format=format)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "goes on\n"
+    (line,) = done.stderr.splitlines()
+    assert all(word in line for word in ("happened", "r1", "not_printed", "RuntimeError"))

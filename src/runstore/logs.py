@@ -83,8 +83,15 @@ class _Line(str):
     """A line of ours, in its final form."""
 
 
-def _finished(logger: object, name: str, line: Any) -> _Line:
-    return _Line(line)
+def _finished(render: Callable[[object, str, EventDict], str]) -> Processor:
+    def finish(logger: object, name: str, line: EventDict) -> Any:
+        try:
+            return _Line(render(logger, name, {**line}))
+        except Exception as error:  # a field cannot be printed; the caller goes on
+            known = {key: line[key] for key in ("event", *_KEYS) if key in line}
+            return _Line(render(logger, name, {**known, "not_printed": type(error).__name__}))
+
+    return finish
 
 
 class _Formatter(structlog.stdlib.ProcessorFormatter):
@@ -110,7 +117,7 @@ def configure_logs(
         ConfigError: the file cannot be opened.
     """
     structlog.configure(
-        processors=[*_OURS, RENDER[log_format], _finished],
+        processors=[*_OURS, _finished(RENDER[log_format])],
         logger_factory=_logger,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
