@@ -22,9 +22,19 @@ def test_json_is_read(text: str) -> None:
         (json.dumps('{"a": "x\ny"}'), {"a": "x\ny"}),
         ('{}{"a": 1}', {"a": 1}),
         ('{} {"a": 1}', {"a": 1}),
+        ('{"a": 1}{"a": 1}', {"a": 1}),
+        ('{"a": {"b": "}"}}\n{ "a": {"b": "}"} }', {"a": {"b": "}"}}),
+        ('```json\n{"a": 1}\n```', {"a": 1}),
+        ('```{"a": "```"}```', {"a": "```"}),
+        ('{"a": "</tool_call>"}</tool_call>', {"a": "</tool_call>"}),
+        ('{"a": 1}<|call|>\n<|im_end|>', {"a": 1}),
     ],
-    ids=["line breaks", "tabs", "encoded twice", "encoded twice, with a break", "after {}", "after {} apart"],
-)
+    ids=[
+        "line breaks", "tabs", "encoded twice", "encoded twice, with a break", "after {}", "after {} apart",
+        "twice", "twice, apart", "in a code block", "in a code block, with one inside", "before a tag",
+        "before marks",
+    ],
+)  # fmt: skip
 def test_variants_of_json_are_read(text: str, arguments: object) -> None:
     assert read_arguments(text) == arguments
 
@@ -57,6 +67,7 @@ def test_a_number_that_json_has_not_is_read() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        '{"a": 1}{"a": 1', '{"a": 1}<', '```{"a": 1```',
         '{"a": 1', '{"a": 1}}', '{"a": 1}{"a": 2}', "[1]", "7", '"x"', "'a'", '{"a": "x', "[" * 99_999,
         '{"a": 1,', '{"a": "x,}', '{"a": rm}', '{"a" "b"}', "{,}{",
         r'{"a": "C:\"}', """{'"': """ + "[" * 9_999 + "}",
@@ -67,7 +78,9 @@ def test_other_text_is_an_error(text: str) -> None:
         read_arguments(text)
 
 
-@pytest.mark.parametrize("part", [r"\d", ", ", " a", " a ", "\\", "'", r"\'", "-", "9", "True "], ids=repr)
+@pytest.mark.parametrize(
+    "part", ["```", "<a", "{}", r"\d", ", ", " a", " a ", "\\", "'", r"\'", "-", "9", "True "], ids=repr
+)
 def test_text_that_is_no_object_is_refused_in_linear_time(part: str) -> None:
     for quote in ("", '"', "'"):
         with pytest.raises(ValueError):  # noqa: PT011

@@ -6,6 +6,7 @@ from typing import Any
 
 from runstore.core.depth import check_decodable, folded
 
+FENCE = "```"  # before and after a code block
 MAX_MENDED = 1 << 20  # characters of an object to mend, since each mistake is a step of Python
 
 # The forms that JSON lacks, and texts, in which they do not count. A text may lack its end.
@@ -15,6 +16,9 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|\\(?P<other>.)|"', re.DOTALL)
+_LANGUAGE = re.compile(r"\w*")  # of a code block
+_MARKS = re.compile(r"(?:\s|</?\w+>|<\|\w+\|>)*")  # of a model's own template, which its server should remove
+_DECODER = json.JSONDecoder(strict=False)
 _WORDS = {"True": "true", "False": "false", "None": "null"}  # Python's
 
 
@@ -22,8 +26,9 @@ def read_arguments(text: str, *, deepest: int | None = None) -> dict[str, Any]:
     """The arguments that a text holds as JSON; none for an empty text.
 
     Accepted, too: line breaks and tabs that are not escaped, `NaN`, JSON encoded twice, an empty object
-    before the arguments, and an object in the forms of Python and JavaScript: a comma after the last item,
-    single quotes, names without quotes, `True`, `None`, and escapes that JSON lacks (`\\d`, `\\'`).
+    before the arguments, the same object once more, a code block around it, and tags after it
+    (`</tool_call>`, `<|call|>`). So is an object in the forms of Python and JavaScript: a comma after the
+    last item, single quotes, names without quotes, `True`, `None`, and escapes that JSON lacks (`\\d`).
 
     Args:
         deepest: levels to keep. Each deeper value becomes a text, its JSON.
@@ -32,6 +37,8 @@ def read_arguments(text: str, *, deepest: int | None = None) -> dict[str, Any]:
         ValueError: it is not JSON, or no object, or nested too deep for a decoder.
     """
     text = text.strip().removeprefix("{}").strip()
+    if len(text) > 2 * len(FENCE) and text.startswith(FENCE) and text.endswith(FENCE):
+        text = _LANGUAGE.sub("", text[len(FENCE) : -len(FENCE)], count=1).strip()
     value = _decoded(text, deepest) if text else None
     if isinstance(value, str):
         value = _decoded(value, deepest)
@@ -46,9 +53,27 @@ def _decoded(text: str, deepest: int | None) -> Any:
     try:
         return _json(text, deepest)
     except ValueError:
-        if not text.endswith("}") or len(text) > MAX_MENDED:
+        if len(text) > MAX_MENDED:
+            raise
+        if (object := _without_rest(text)) is not None:
+            return _json(object, deepest)
+        if not text.endswith("}"):
             raise  # without its end it is cut off, and its last value may be, too
         return _json(_TOKEN.sub(_as_json, text), deepest)
+
+
+def _without_rest(text: str) -> str | None:
+    """An object before tags or before itself once more; None if there is none."""
+    try:
+        check_decodable(text.encode(errors="replace"))
+        value, end = _DECODER.raw_decode(text)
+        if not isinstance(value, dict) or end == len(text):
+            return None
+        if _MARKS.fullmatch(text, end) or _DECODER.decode(text[end:]) == value:
+            return text[:end]
+    except (ValueError, RecursionError):
+        pass
+    return None
 
 
 def _json(text: str, deepest: int | None) -> Any:

@@ -195,6 +195,8 @@ async def test_filters_have_many_names(model: Callable[[str], Any], reason: str)
         (by_openai, "max_tokens"),
         (by_openai, "model_context_window_exceeded"),
         (by_openai, "token_limit"),
+        (by_openai, "LENGTH"),
+        (by_openai, "MAX_OUTPUT_TOKENS"),
         (by_mistral, "model_length"),
         (by_gemini, "MAX_TOKENS"),
     ],

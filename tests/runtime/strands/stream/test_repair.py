@@ -64,6 +64,21 @@ async def test_calls_without_ids_are_made(use_id: str | None) -> None:
     assert len({event.tool_use_id for event in recorder.of(ToolStarted)} - {use_id}) == 2
 
 
+@pytest.mark.parametrize(
+    "name", [" add\n", "functions.add", "default_api:add", "add<|channel|>commentary", "functions.add<|x|>"]
+)
+async def test_a_tools_name_may_have_a_models_template_around_it(name: str) -> None:
+    recorder, _, _ = await run([STARTED, *call("t1", name, '{"a": 1}'), stop("tool_use"), USAGE], say("ok"))
+    assert [(event.name, event.output) for event in recorder.of(ToolFinished)] == [("add", [{"text": "1"}])]
+    assert recorder.of(Message)[0].message["content"][0]["toolUse"]["name"] == "add"
+
+
+async def test_a_name_that_means_no_tool_is_unknown() -> None:
+    recorder, _, model = await run([STARTED, *call("t1", "my.sum", "{}"), stop("tool_use"), USAGE], say("ok"))
+    assert not recorder.of(ToolStarted)
+    assert model.heard[1][-1]["content"][0]["toolResult"]["status"] == "error"
+
+
 async def test_two_calls_of_one_id_get_two() -> None:
     calls = [*call("c", "add", '{"a": 1}'), *call("c", "add", '{"a": 2}')]
     recorder, _, model = await run([STARTED, *calls, stop("tool_use"), USAGE], say("done"))

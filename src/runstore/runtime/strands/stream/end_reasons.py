@@ -20,7 +20,10 @@ MALFORMED = "the model's answer is malformed"
 # Reasons of OpenAI-compatible servers and gateways, of Gemini, Mistral, Cohere and Bedrock, in lower case.
 STOP_REASONS = {
     **dict.fromkeys(
-        ("error_limit", "max_tokens", "model_context_window_exceeded", "model_length", "token_limit"),
+        (
+            "error_limit", "length", "max_length", "max_output_tokens", "max_tokens",
+            "model_context_window_exceeded", "model_length", "token_limit",
+        ),
         "max_tokens",
     ),
     **dict.fromkeys(

@@ -6,7 +6,8 @@ model again without end.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from math import isfinite
 from typing import Any
 from uuid import uuid4
@@ -23,13 +24,19 @@ NO_CALL = "the model stopped to call a tool, but named none"
 NO_TEXT = "the model's answer has content that is neither text nor a list of parts with text"
 NO_OBJECT = "is not a JSON object"
 FIRST_PIECE = "firstPiece"  # our key in strands' start of a tool use: the piece of its input beside the name
+_LAST_PART = re.compile(r"(?<=[.:])[^.:]+\Z")  # of `functions.add`, `default_api:add`
 COUNTS = ("inputTokens", "outputTokens", "totalTokens")
 
 
 class Repair:
-    """Repairs one answer, chunk by chunk."""
+    """Repairs one answer, chunk by chunk.
 
-    def __init__(self) -> None:
+    Args:
+        tools: the names of the tools that the model may call.
+    """
+
+    def __init__(self, tools: Collection[str] = ()) -> None:
+        self._tools = tools
         self._half: Chunk | None = None  # its text is the first half of a character
         self._open = False  # a content block has begun and not ended
         self._said = False  # anything at all
@@ -119,14 +126,24 @@ class Repair:
         use_id = use.get("toolUseId")
         if not use_id or use_id in self._use_ids:
             use_id = f"call-{uuid4().hex}"
-        if use.get("name"):  # strands leaves out a call without a name
+        name = use.get("name")
+        if name:  # strands leaves out a call without a name
             self._use_ids.add(use_id)
+            name = self._known(name)
         first = use.get(FIRST_PIECE)
         self._use = {name: value for name, value in use.items() if name != FIRST_PIECE} | {
-            "toolUseId": use_id
+            "toolUseId": use_id,
+            "name": name,
         }
         self._input = [first] if isinstance(first, str) else []
         return {**chunk, "contentBlockStart": {**begun, "start": {**begun["start"], "toolUse": self._use}}}
+
+    def _known(self, name: str) -> str:
+        """The name of a tool that a call means with the words of a model's own template around it."""
+        if name in self._tools:
+            return name
+        bare = name.partition("<|")[0].strip()
+        return next((each for each in (bare, *_LAST_PART.findall(bare)) if each in self._tools), name)
 
     def _end_use(self) -> Iterator[Chunk]:
         """The input of a tool use, in one delta. strands would call a tool without input that is not JSON."""

@@ -8,11 +8,12 @@ text before it.
 
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from strands.middleware import InvokeModelContext
 from strands.models import Model
+from strands.types.tools import ToolSpec
 
 from runstore.core.events import Place, Reasoning, Token
 from runstore.runtime.strands.errors import recognised
@@ -67,7 +68,7 @@ class RepairedModel:
         self, *arguments: Any, cancel_signal: threading.Event | None = None, **options: Any
     ) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`."""
-        repair = Repair()
+        repair = Repair(_tools(*arguments, **options))
         with recognised():
             async for given in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
                 for chunk in repair.chunks(given):
@@ -100,7 +101,7 @@ class SpokenModel(RepairedModel):
         self, *arguments: Any, cancel_signal: threading.Event | None = None, **options: Any
     ) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`. After a cancel, strands gets the next chunk at once and unrecorded."""
-        repair = Repair()
+        repair = Repair(_tools(*arguments, **options))
         held: list[SaidText] = []  # recorded, and not yet handed on
         last: Chunk = {}  # the chunk of the last of them
         handed_at = 0.0
@@ -131,6 +132,11 @@ class SpokenModel(RepairedModel):
                 if (piece := said_in(chunk)) is not None:
                     await self._record(self._answers.say(self._place, piece))
                 yield chunk
+
+
+def _tools(messages: Any = (), tool_specs: Sequence[ToolSpec] | None = None, *_: Any, **__: Any) -> set[str]:
+    """The names of the tools that a model call offers, by the arguments of `Model.stream`."""
+    return {spec["name"] for spec in tool_specs or ()}
 
 
 def _is_set(signal: threading.Event | None) -> bool:

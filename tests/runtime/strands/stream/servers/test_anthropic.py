@@ -1,6 +1,7 @@
 """Answers of servers that speak Anthropic's protocol whose faults its package and strands do not pass on."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anthropic
@@ -59,12 +60,19 @@ def end(reason: str = "end_turn", **more: Any) -> list[Event]:
 DONE = [start(usage=USAGE), *text("done"), *end(usage={"output_tokens": 2})]
 
 
-async def run(*answers: list[Event]) -> tuple[ListRecorder, AgentResult]:
+async def run(*answers: list[Event], breaks: bool = False) -> tuple[ListRecorder, AgentResult]:
+    """`breaks`: the connection breaks after each answer."""
     waiting = list(answers)
 
+    async def body(events: list[Event]) -> AsyncIterator[bytes]:
+        for each in events:
+            yield f"event: {each['type']}\ndata: {json.dumps(each)}\n\n".encode()
+        if breaks:
+            raise httpx.RemoteProtocolError("incomplete chunked read")
+
     def answer(request: httpx.Request) -> httpx.Response:
-        frames = [f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in waiting.pop(0)]
-        return httpx.Response(200, text="".join(frames), headers={"Content-Type": "text/event-stream"})
+        content = body(waiting.pop(0))
+        return httpx.Response(200, content=content, headers={"Content-Type": "text/event-stream"})
 
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
     arguments = {"api_key": "k", "max_retries": 0, "http_client": http}
@@ -224,4 +232,18 @@ async def test_calls_that_overlap_are_all_made() -> None:
 async def test_an_answer_that_ends_within_a_block_has_broken_off(blocks: list[Event]) -> None:
     with pytest.raises(AgentError, match="broke off") as broken:
         await run([start(usage=USAGE), *blocks])
+    assert broken.value.code == "model_unavailable"
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+async def test_an_answer_whose_last_event_never_comes_is_complete(breaks: bool) -> None:
+    called = [start(usage=USAGE), *call("add", {}, '{"a": 1, "b": 2}'), *end("tool_use", usage=USAGE)]
+    recorder, ended = await run(called[:-1], DONE[:-1], breaks=breaks)
+    assert [event.output for event in recorder.of(ToolFinished)] == [[{"text": "3"}]]
+    assert ended.result == {"text": "done", "stop_reason": "end_turn"}
+
+
+async def test_an_answer_whose_connection_breaks_has_broken_off() -> None:
+    with pytest.raises(AgentError) as broken:
+        await run([start(usage=USAGE), *text("The")], breaks=True)
     assert broken.value.code == "model_unavailable"

@@ -67,10 +67,17 @@ class Answer(BaseModel):
     word: str
 
 
+async def broken_off(chunks: list[Chunk]) -> AsyncIterator[bytes]:
+    """A stream whose connection breaks after these chunks."""
+    for each in chunks:
+        yield f"data: {json.dumps(each)}\n\n".encode()
+    raise httpx.RemoteProtocolError("incomplete chunked read")
+
+
 async def run(*answers: Any, **settings: Any) -> tuple[ListRecorder, AgentResult, list[Any]]:
     """Run an agent whose provider answers so: a list as a stream, a tuple as a whole in spite of one.
 
-    Bytes have the type of JSON. Also what the provider was asked.
+    Bytes have the type of JSON; other bytes come one after the other. Also what the provider was asked.
     """
     waiting, asked = list(answers), []
 
@@ -81,6 +88,8 @@ async def run(*answers: Any, **settings: Any) -> tuple[ListRecorder, AgentResult
             return httpx.Response(200, json=next)
         if isinstance(next, tuple):
             return httpx.Response(200, json=next[0])
+        if isinstance(next, AsyncIterator):
+            return httpx.Response(200, content=next)
         if isinstance(next, bytes):
             return httpx.Response(200, content=next, headers={"Content-Type": "application/json"})
         lines = [f"data: {json.dumps(each)}\n\n" for each in next] + ["data: [DONE]\n\n"]
@@ -124,6 +133,29 @@ async def test_a_refusal_in_a_whole_answer_is_text() -> None:
     whole = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
     _, ended, _ = await run(whole | {"usage": USAGE})
     assert ended.result == {"text": "I will not.", "stop_reason": "content_filtered"}
+
+
+async def test_an_answer_is_complete_though_its_connection_breaks_after_its_end() -> None:
+    called = [call(0, "t1", "add", '{"a": 1, "b": 2}'), chunk(finish="tool_calls")]
+    recorder, ended, _ = await run(broken_off(called), broken_off(SAID[:-1]))
+    assert [event.output for event in recorder.of(ToolFinished)] == [[{"text": "3"}]]
+    assert ended.result == {"text": "done", "stop_reason": "end_turn"}
+
+
+async def test_an_answer_whose_connection_breaks_has_broken_off() -> None:
+    with pytest.raises(AgentError) as broken:
+        await run(broken_off(SAID[:1]))
+    assert broken.value.code == "model_unavailable"
+
+
+async def test_a_stream_may_begin_with_a_byte_order_mark() -> None:
+    async def marked() -> AsyncIterator[bytes]:
+        yield b"\xef\xbb\xbf"
+        for each in SAID:
+            yield f"data: {json.dumps(each)}\n\n".encode()
+
+    _, ended, _ = await run(marked())
+    assert ended.result["text"] == "done"
 
 
 @pytest.mark.parametrize("reason", ["stop", "length"])

@@ -1,9 +1,10 @@
 """Mends Anthropic's answers before its package reads them.
 
-Servers that speak its protocol leave out usages, for which the package fails, and so it does for line breaks
-in a call's input that are not escaped. They put a call's input, or a text, into the start of its block, where
-strands does not look: it would call the tool without its input. Their blocks skip a number, share one, lack
-their start or end, or overlap, while the package and strands expect one block after the other.
+Servers that speak its protocol leave out usages, for which the package fails, and so it does for line
+breaks in a call's input that are not escaped. Their connections end, or break, before the last event.
+They put a call's input, or a text, into the start of its block, where strands does not look: it would
+call the tool without its input. Their blocks skip a number, share one, lack their start or end, or
+overlap, while the package and strands expect one block after the other.
 """
 
 import json
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from runstore.core.arguments import read_arguments
-from runstore.runtime.strands.stream.servers.wrapped import Wrapped
+from runstore.runtime.strands.stream.servers.wrapped import Wrapped, until_broken
 
 COUNTS = ("input_tokens", "output_tokens")
 SAID = {  # each kind of delta that says something, and the kind of its block
@@ -62,10 +63,10 @@ class _Opening(Wrapped):
 class _Events(Wrapped):
     async def __aiter__(self) -> AsyncIterator[Any]:
         mending = _Mending()
-        async for event in self._wrapped:
+        async for event in until_broken(aiter(self._wrapped), _ends):
             for each in mending.events(event):
                 yield each
-        for each in mending.broken_off():
+        for each in mending.rest():
             yield each
 
 
@@ -84,6 +85,8 @@ class _Mending:
         self._held: dict[Any, _Held] = {}  # the server's number → a held block
         self._open: tuple[Any, str] | None = None  # the number and kind of the text or thinking under way
         self._count = 0  # blocks so far
+        self._ended = False  # the reason for the end has come, after which only `message_stop` follows
+        self._stopped = False
 
     def events(self, event: Any) -> Iterator[Any]:
         """The events to use instead of this one."""
@@ -100,12 +103,16 @@ class _Mending:
                 for index in (*self._held, *((self._open[0],) if self._open else ())):
                     yield from self._end(index)
                 event.usage = self._counted(event.usage, self._types.MessageDeltaUsage)
+                self._ended |= _ends(event)
+            self._stopped |= event.type == "message_stop"
             yield event
 
-    def broken_off(self) -> Iterator[Any]:
-        """The starts of the calls whose ends never came."""
+    def rest(self) -> Iterator[Any]:
+        """The events that the stream lacks at its end: the starts of calls without ends, and a stop."""
         for held in self._held.values():
             yield from self._start(held.start)
+        if self._ended and not self._stopped:
+            yield self._types.RawMessageStopEvent(type="message_stop")
 
     def _begin(self, event: Any) -> Iterator[Any]:
         yield from self._end(event.index)
@@ -176,6 +183,11 @@ class _Mending:
             if getattr(usage, name, None) is None and (cls is self._types.Usage or name == "output_tokens"):
                 setattr(usage, name, 0)
         return usage
+
+
+def _ends(event: Any) -> bool:
+    """Whether an event has the reason for the answer's end."""
+    return event.type == "message_delta" and event.delta.stop_reason is not None
 
 
 def _readable(input: str) -> str:

@@ -7,6 +7,7 @@ strands' chunks no longer show that, so the client that strands asks is wrapped.
 
 import json
 import sys
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from runstore.core.arguments import read_arguments
 from runstore.core.depth import check_decodable
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.stream.end_reasons import COMPLETE
-from runstore.runtime.strands.stream.servers.wrapped import Wrapped
+from runstore.runtime.strands.stream.servers.wrapped import Wrapped, until_broken
 
 UNREADABLE = "the model's answer is JSON that cannot be read"
 NO_TOKENS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -79,7 +80,7 @@ async def _chunks(answer: Any) -> AsyncIterator[Any]:
         pieces = response.aiter_bytes()
         begin = b""
         while not begin and (piece := await anext(pieces, None)) is not None:
-            begin = piece.lstrip()
+            begin = piece.removeprefix(BOM_UTF8).lstrip()
         if begin.startswith(b"{"):
             chunks = _unstreamed(begin + b"".join([each async for each in pieces]), response.request)
         else:
@@ -183,7 +184,7 @@ async def mended_chunks(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """
     calls, refused = ToolCalls(), False
     reason = usage = index = None
-    async for chunk in chunks:
+    async for chunk in until_broken(chunks, _ends):
         choice = _choice(chunk)
         usage = _usage_in(chunk, choice) or usage
         if choice is None:
@@ -204,6 +205,11 @@ async def mended_chunks(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
     nothing = SimpleNamespace(content=None, tool_calls=None)
     last = SimpleNamespace(delta=nothing, finish_reason=_reason(reason, refused=refused))
     yield SimpleNamespace(choices=[last] if reason else [], usage=usage)
+
+
+def _ends(chunk: Any) -> bool:
+    choice = _choice(chunk)
+    return choice is not None and bool(choice.finish_reason)
 
 
 def mended_completion(answer: Any) -> Any:

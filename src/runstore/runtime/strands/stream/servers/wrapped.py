@@ -1,6 +1,9 @@
 """An object in place of another one, some of whose attributes it replaces."""
 
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
+
+import httpx
 
 
 class Wrapped:
@@ -22,3 +25,15 @@ class WrappedClient(Wrapped):
 
     async def __aexit__(self, *failure: Any) -> None:
         await self._wrapped.__aexit__(*failure)
+
+
+async def until_broken(parts: AsyncIterator[Any], ends: Callable[[Any], bool]) -> AsyncIterator[Any]:
+    """The parts of an answer, without the error of a connection that breaks after a part that `ends` it."""
+    ended = False
+    try:
+        async for part in parts:
+            ended = ended or ends(part)
+            yield part
+    except httpx.TransportError:
+        if not ended:
+            raise
