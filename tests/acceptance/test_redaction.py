@@ -298,6 +298,15 @@ def test_a_search_finds_nothing_redacted_though_its_index_still_has_the_words(
     until(lambda: SECRET not in stored(url), "nothing stored has it once the index follows")
 
 
+@pytest.mark.slow
+def test_a_stop_withholds_an_answer_that_a_hook_has_yet_to_judge(server: ServerProcess, url: str) -> None:
+    run_id = begin_held(server)
+    until(lambda: any(each["type"] == "llm.message" for each in server.events(run_id)), "it is stored")
+    server.stop_run(run_id)
+    assert SECRET not in json.dumps(server.events(run_id))
+    assert SECRET not in json.dumps(server.record(run_id))
+
+
 def begin_held(server: ServerProcess) -> str:
     """A run whose hook has the answer, and redacts it once `go` is there."""
     held, go = server.folder / "held", server.folder / "go"

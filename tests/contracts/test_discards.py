@@ -9,6 +9,7 @@ import pytest
 from runstore.core.codec import RecordedEvent, decode, encode
 from runstore.core.errors import RunClosed
 from runstore.core.events import (
+    AgentFinished,
     AgentStarted,
     Cancelled,
     Custom,
@@ -254,6 +255,77 @@ async def test_an_ending_withholds_text_that_nothing_has_judged(
     assert not [event for event in events if event.seq > 5 and SECRET.encode() in event.data]
     assert read(events)[5:7] == [Redacted(agent="demo/x", call_id="t1"), Redacted(agent="demo")]
     assert b"hunter2hunter2" not in await frames(log, feed, run_id, after=5)
+
+
+LAST = AgentStarted(agent="demo", redacts=True, redacts_last=True)
+OTHER = AgentStarted(agent="demo/x", call_id="t1")
+CALLS = Message(
+    agent="demo",
+    message={"role": "assistant", "content": [{"text": SECRET}, {"toolUse": {"name": "add"}}]},
+)
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_an_ending_withholds_a_last_answer_that_a_hook_had_yet_to_judge(
+    log: EventLog, together: bool
+) -> None:
+    run_id = await start_run(log)
+    earlier = [say("judged "), CALLS, GUIDANCE]
+    last = [say("hun"), say("ter2"), msgspec.structs.replace(ANSWER, more=True), ANSWER]
+    batches = (
+        [[LAST, OTHER, *earlier, *last, CANCELLED]]
+        if together
+        else [[LAST, OTHER, *earlier, *last], [CANCELLED]]
+    )
+    for batch in batches:
+        await log.append(run_id, batch)
+    events = await read_run(log, run_id)
+    assert [event.type for event in events][4:11] == [
+        "llm.token", "llm.message", "llm.message", *["llm.redacted"] * 4,
+    ]  # fmt: skip
+    assert [event.message for event in read(events) if isinstance(event, Redacted)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [LAST, say(SECRET), ANSWER, AgentFinished(agent="demo")],
+        [LAST, say(SECRET), CALLS],
+        [REDACTS, say(SECRET), ANSWER],
+    ],
+    ids=["judged", "not the last", "no such hook"],
+)
+async def test_an_ending_keeps_an_answer_that_has_been_judged(log: EventLog, events: list[Event]) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, events)
+    await log.append(run_id, [CANCELLED])
+    assert read(await read_run(log, run_id))[2:5] == events[:3]
+
+
+async def test_what_follows_an_answer_is_withheld_without_it(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [LAST, say("one"), ANSWER, say(SECRET), CANCELLED])
+    kinds = [event.type for event in await read_run(log, run_id)][3:6]
+    assert kinds == ["llm.token", "llm.message", "llm.redacted"]
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_redaction_withholds_the_earlier_tries_of_its_answer(log: EventLog, together: bool) -> None:
+    run_id = await start_run(log)
+    tries = [say("fine"), ANSWER, say(SECRET), take_back(SECRET), say("x", "other"), say(SECRET)]
+    redaction = [say(SECRET), take_back(2 * SECRET, "redacted"), say("[cut]"), COMPLETED]
+    for batch in [[*tries, *redaction]] if together else [tries, redaction]:
+        await log.append(run_id, batch)
+    assert [event.type for event in await read_run(log, run_id)][2:10] == [
+        "llm.token", "llm.message", "llm.redacted", "llm.discarded", "llm.token", "llm.redacted",
+        "llm.redacted", "llm.discarded",
+    ]  # fmt: skip
+    assert [event.from_seq for event in await discards(log, run_id)] == [5, 8]
 
 
 @pytest.mark.parametrize(("began", "ending"), [(PLAIN, CANCELLED), (REDACTS, COMPLETED)])

@@ -2,11 +2,13 @@
 
 An agent does not wait for the seqs of its text. So it states how much text it discards, and the log counts
 back from the `llm.discarded`, in the transaction that stores it. Unfinished text of a run that may redact is
-withheld by its next attempt, or by an ending other than `lifecycle.completed`: nothing has judged it.
+withheld by its next attempt, or by an ending other than `lifecycle.completed`: nothing has judged it. With a
+redacted answer its earlier tries are withheld, which may have said the same.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 
 import msgspec
 from msgspec import Struct
@@ -14,6 +16,7 @@ from msgspec import Struct
 from runstore.core.codec import EncodedEvent, encode, to_json
 from runstore.core.events import (
     TEXT_TYPES,
+    AgentFinished,
     AgentStarted,
     Completed,
     Discarded,
@@ -26,7 +29,8 @@ from runstore.core.events import (
 from runstore.core.folds.transcript import length_of
 from runstore.eventlog.admission import Append
 
-READ = TEXT_TYPES | {Message.type}  # types that are examined, and may be withheld
+SPOKEN = TEXT_TYPES | {Message.type}  # types that may be withheld
+READ = SPOKEN | {AgentStarted.type, AgentFinished.type, Discarded.type}  # types that are examined
 WITHHELD: DiscardReason = "redacted"
 
 
@@ -55,6 +59,7 @@ class Settled(Struct):
 
 class _Role(Struct, frozen=True):
     role: str = ""
+    content: list[dict[str, msgspec.Raw]] = []
 
 
 class _Speech(Struct, frozen=True):
@@ -69,6 +74,7 @@ class _Speech(Struct, frozen=True):
 
 class _Began(Struct, frozen=True):
     redacts: bool = False
+    redacts_last: bool = False
 
 
 _read_speech = msgspec.json.Decoder(_Speech).decode
@@ -128,10 +134,11 @@ def _discard(
     event, own_seq = settled.events[index], first_seq + index
     discarded = _read_discarded(event.data)
     before = _backwards(settled.events[:index], first_seq, earlier)
-    texts, messages, from_seq = _taken_back(discarded, own_seq, before)
+    texts, messages, from_seq, reached = _taken_back(discarded, own_seq, before)
     complete = msgspec.structs.replace(discarded, from_seq=from_seq)
     settled.events[index] = msgspec.structs.replace(event, data=to_json(complete))
     if discarded.reason == WITHHELD:
+        texts += _tries(discarded, from_seq, chain(reached, before))
         tombstone = Redacted(agent=discarded.agent, call_id=discarded.call_id)
         _bury(settled, first_seq, texts, tombstone)
         _bury(settled, first_seq, messages, msgspec.structs.replace(tombstone, message=True))
@@ -154,20 +161,52 @@ def _start(settled: Settled, first_seq: int, index: int, earlier: Callable[[], I
 def _break_off(
     settled: Settled, first_seq: int, index: int, earlier: Callable[[], Iterable[TextEvent]]
 ) -> None:
-    """Withhold each agent's text since its last answer."""
-    judged: set[Redacted] = set()
-    seqs: defaultdict[Redacted, list[int]] = defaultdict(list)
+    """Withhold each agent's text since its last answer, and that answer if a hook had yet to judge it."""
+    lasts: defaultdict[Redacted, _Last] = defaultdict(_Last)
     for event in _backwards(settled.events[:index], first_seq, earlier):
         if event.type in READ:
             speech = _read_speech(event.data)
-            speaker = Redacted(agent=speech.agent, call_id=speech.call_id)
-            if event.type in TEXT_TYPES:
-                if speaker not in judged:
-                    seqs[speaker].append(event.seq)
-            elif speech.message is not None and speech.message.role == "assistant":
-                judged.add(speaker)
-    for tombstone, buried in seqs.items():
-        _bury(settled, first_seq, buried, tombstone)
+            lasts[Redacted(agent=speech.agent, call_id=speech.call_id)].take(event, speech)
+    for tombstone, last in lasts.items():
+        _bury(settled, first_seq, last.unjudged, tombstone)
+        _bury(settled, first_seq, last.messages, msgspec.structs.replace(tombstone, message=True))
+
+
+class _Last(Struct):
+    """The last words of an agent, as its events come backwards.
+
+    `unjudged`: text to withhold. `messages`: its last answer, to withhold, too.
+    """
+
+    unjudged: list[int] = msgspec.field(default_factory=list)
+    messages: list[int] = msgspec.field(default_factory=list)
+    _said: list[int] = msgspec.field(default_factory=list)  # the text of its last answer
+    _answer: list[int] = msgspec.field(default_factory=list)  # the last answer itself
+    _answers: int = 0  # answers so far
+    _settled: bool = False  # it has finished, or its beginning is known
+
+    def take(self, event: TextEvent, speech: _Speech) -> None:
+        if event.type == AgentFinished.type:
+            self._settled |= not self._answers
+        elif event.type == AgentStarted.type:
+            if not self._settled and _read_began(event.data).redacts_last:
+                self.unjudged += self._said
+                self.messages = self._answer
+            self._settled = True
+        elif event.type in TEXT_TYPES:
+            if not self._answers:
+                self.unjudged.append(event.seq)
+            elif self._answers == 1:
+                self._said.append(event.seq)
+        elif speech.message is not None and speech.message.role == "assistant":
+            if speech.more and self._answers == 1:  # a part of the same answer
+                self._answer.append(event.seq)
+                return
+            self._answers += 1
+            if self._answers == 1:
+                self._answer.append(event.seq)
+                calls = any("toolUse" in block for block in speech.message.content)
+                self._settled |= calls or bool(self.unjudged)
 
 
 def _bury(settled: Settled, first_seq: int, seqs: Sequence[int], tombstone: Redacted) -> None:
@@ -190,19 +229,20 @@ def _backwards(
 
 def _taken_back(
     discarded: Discarded, own_seq: int, events: Iterable[TextEvent]
-) -> tuple[list[int], list[int], int]:
-    """The seqs of the discarded text, those of complete answers, and the lowest of them.
+) -> tuple[list[int], list[int], int, list[TextEvent]]:
+    """The seqs of the discarded text, those of complete answers, and the lowest of them; the event before.
 
     A discard of length 0 discards the last answer if it was not streamed.
     """
     texts: list[int] = []  # and all but the last part of an answer
     messages: list[int] = []
-    from_seq, left = own_seq, discarded.length
+    from_seq, left, reached = own_seq, discarded.length, list[TextEvent]()
     for event in events:
+        reached = [event]
         found_all = left <= 0 and discarded.length
         if event.seq < discarded.from_seq or (found_all and not discarded.from_seq):
             break
-        if event.type in READ and _is_of(discarded, speech := _read_speech(event.data)):
+        if event.type in SPOKEN and _is_of(discarded, speech := _read_speech(event.data)):
             if event.type in TEXT_TYPES:
                 if left <= 0 and not discarded.from_seq:
                     break
@@ -211,12 +251,27 @@ def _taken_back(
             elif speech.message is not None:
                 answers = speech.message.role == "assistant"
                 part = answers and speech.more
-                if messages and not (part or discarded.length or discarded.from_seq):
+                if messages and not (part or discarded.from_seq) and (answers or not discarded.length):
                     break  # before the answer: what it answers, or an earlier one
                 if answers:
                     (texts if part else messages).append(event.seq)
                     from_seq = event.seq
-    return texts, messages, discarded.from_seq or from_seq
+    else:
+        reached = []
+    return texts, messages, discarded.from_seq or from_seq, reached
+
+
+def _tries(discarded: Discarded, from_seq: int, events: Iterable[TextEvent]) -> Iterator[int]:
+    """The seqs of the text of an answer's earlier tries: discarded, and said since the answer before."""
+    first = from_seq
+    for event in events:
+        if event.seq < from_seq and event.type in READ and _is_of(discarded, _read_speech(event.data)):
+            if event.type == Discarded.type:
+                first = min(first, _read_discarded(event.data).from_seq)
+            elif event.type in TEXT_TYPES and event.seq >= first:
+                yield event.seq
+            elif event.type != AgentFinished.type:
+                return
 
 
 def _is_of(discarded: Discarded, speech: _Speech) -> bool:

@@ -32,6 +32,7 @@ class AgentStarted(AgentEvent, frozen=True, kw_only=True):
     `structured_output`: the run's own agent answers with an object, so its text is not the answer.
     `resumable`: false if a tool's code called the agent: a new attempt calls the tool again instead.
     `redacts`: its answers may be redacted after they were streamed.
+    `redacts_last`: its last one also after it was complete, until the agent has finished.
     """
 
     type: ClassVar[EventType] = "agent.started"
@@ -39,6 +40,7 @@ class AgentStarted(AgentEvent, frozen=True, kw_only=True):
     structured_output: bool = False
     resumable: bool = True
     redacts: bool = False
+    redacts_last: bool = False
 
 
 class AgentFinished(AgentEvent, frozen=True, kw_only=True):

@@ -39,7 +39,7 @@ from runstore.runtime.strands.recorders.nodes import nodes_of
 from runstore.runtime.strands.recorders.recording import Recording
 from runstore.runtime.strands.recorders.replies import Replies
 from runstore.runtime.strands.results import cut_result, result_of
-from runstore.runtime.strands.stream.redaction import may_redact
+from runstore.runtime.strands.stream.redaction import may_redact, may_redact_last
 from runstore.runtime.strands.stream.repair import BROKEN_OFF
 from runstore.runtime.user_code import in_a_line
 
@@ -196,6 +196,7 @@ class StrandsAgent:
             agent=self._root,
             structured_output=answers_object(self._product),
             redacts=any(may_redact(agent) for _, agent in self._agents),
+            redacts_last=isinstance(self._product, Agent) and may_redact_last(self._product),
         )
 
     def _cut_result(self, error: Exception) -> dict[str, Any] | None:

@@ -33,7 +33,7 @@ from runstore.runtime.strands.recorders.nodes import nodes_of
 from runstore.runtime.strands.recorders.recording import Recording
 from runstore.runtime.strands.recorders.tools import runs_again, write_call, write_result
 from runstore.runtime.strands.stream.events import Translator
-from runstore.runtime.strands.stream.redaction import may_change_request, may_redact
+from runstore.runtime.strands.stream.redaction import may_change_request, may_redact, may_redact_last
 from runstore.runtime.strands.stream.request_recorder import RequestRecorder, asked
 from runstore.runtime.strands.stream.spoken import repaired, spoken
 
@@ -236,10 +236,12 @@ class Called:
 
     async def _start(self, place: Place, agent: Agent, installed: bool) -> None:
         if not installed:
-            redacts = may_redact(agent)
             await self._recorder.record(
-                AgentStarted(agent=place.agent, call_id=place.call_id, resumable=False, redacts=redacts)
-            )
+                AgentStarted(
+                    agent=place.agent, call_id=place.call_id, resumable=False,
+                    redacts=may_redact(agent), redacts_last=may_redact_last(agent),
+                )
+            )  # fmt: skip
 
     async def _finish(self, place: Place, installed: bool) -> None:
         await self._invocations.finish(place)

@@ -19,7 +19,7 @@ from runstore.runtime.strands.recorders.nodes import Nodes
 from runstore.runtime.strands.recorders.recording import Recording
 from runstore.runtime.strands.recorders.tools import OVER
 from runstore.runtime.strands.results import ONLY_REASONING
-from runstore.runtime.strands.stream.redaction import may_redact
+from runstore.runtime.strands.stream.redaction import may_redact, may_redact_last
 
 STATE_KEY = "runstore"  # key of the RunContext in strands' invocation_state
 GO_ON = "Go on."  # input for a resumed agent whose last message was an answer, but not its last one
@@ -75,9 +75,9 @@ class Invocations:
         if place in inputs:
             return  # a plugin continues the agent with new input, which belongs to its memory
         results.pop(place, None)  # drop an earlier visit's: the next one may reuse a tool use id
-        if redacts := may_redact(event.agent):
+        if may_redact(event.agent):
             self._recording.answers.rewritten.add(place)
-        past = await self._begin(place, event.messages or (), redacts=redacts)
+        past = await self._begin(place, event.agent, event.messages or ())
         resumes = bool(past and past.messages) and not has_session_manager(event.agent)
         if past and not resumes:
             self._memory.give_back(past)
@@ -122,16 +122,21 @@ class Invocations:
             self._recording.forget(place)
             await self._recorder.record(AgentFinished(agent=place.agent, call_id=place.call_id))
 
-    async def _begin(self, place: Place, messages: Sequence[Any], *, redacts: bool) -> Conversation | None:
+    async def _begin(self, place: Place, agent: Agent, messages: Sequence[Any]) -> Conversation | None:
         """Record that an agent starts; return the conversation that an earlier attempt left."""
         path, call_id = place
+        redacts, last = may_redact(agent), may_redact_last(agent)
         if path in self._nodes.paths:
             digest = digest_of(messages)
-            await self._recorder.record(AgentStarted(agent=path, input_digest=digest, redacts=redacts))
+            await self._recorder.record(
+                AgentStarted(agent=path, input_digest=digest, redacts=redacts, redacts_last=last)
+            )
             return self._memory.visit(path, digest)
         if call_id is not None:
             self._working.add(place)
-            await self._recorder.record(AgentStarted(agent=path, call_id=call_id, redacts=redacts))
+            await self._recorder.record(
+                AgentStarted(agent=path, call_id=call_id, redacts=redacts, redacts_last=last)
+            )
         return self._memory.conversations.pop(place, None)
 
     async def _say_again(self, place: Place, past: Conversation) -> None:

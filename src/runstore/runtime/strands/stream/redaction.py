@@ -22,11 +22,17 @@ def may_redact(agent: Agent) -> bool:
         return True
     if any(each.phase != "input" for each in _foreign(agent, InvokeModelStage)):
         return True
-    events = (
-        AfterModelCallEvent(agent=agent),
-        MessageAddedEvent(agent=agent, message={"role": "assistant", "content": []}),
-        AfterInvocationEvent(agent=agent),
-    )  # those whose hooks may rewrite an answer
+    added = MessageAddedEvent(agent=agent, message={"role": "assistant", "content": []})
+    return _may_rewrite(agent, AfterModelCallEvent(agent=agent), added) or may_redact_last(agent)
+
+
+def may_redact_last(agent: Agent) -> bool:
+    """Whether a custom hook might rewrite the agent's last answer when the agent ends."""
+    return _may_rewrite(agent, AfterInvocationEvent(agent=agent))
+
+
+def _may_rewrite(agent: Agent, *events: Any) -> bool:
+    """Whether custom hooks get one of these events."""
     callbacks = [callback for event in events for callback in agent.hooks.get_callbacks_for(event)]
     return any(not str(getattr(callback, "__module__", "")).startswith(HARMLESS) for callback in callbacks)
 
