@@ -319,7 +319,7 @@ def test_a_stuck_run_ends_within_its_grace_and_no_other_run_with_it(
     first = pid_of(server, other)
     run_id = server.begin(agent, input)
     pid_of(server, run_id)
-    with within(GRACE_S, server.pid):
+    with within(GRACE_S, server.pid, *descendants(server.pid)):
         record = server.stop_run(run_id)
     assert (record["status"], record["forced"]) == ("stopped", True)
     following = server.begin("does")  # on another loop, or in another process

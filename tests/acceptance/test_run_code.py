@@ -14,6 +14,7 @@ from tests.kit.code import ENABLED, WAITS, begin, emitted, ended, run, until_sai
 from tests.kit.command_line import call_command
 from tests.kit.keys import make_key
 from tests.kit.logs import assert_no_traceback
+from tests.kit.process_tree import descendants
 from tests.kit.server import DEADLINE_S, ServerProcess, serving, until
 from tests.kit.slow import slow
 from tests.kit.waits import within
@@ -371,7 +372,7 @@ def test_code_that_waits_without_end_is_ended_by_its_timeout(tmp_path: Path) -> 
 def test_a_stop_ends_it_within_the_grace_period(roomy: ServerProcess, code: str) -> None:
     run_id = begin(roomy.http, code)
     until_said(roomy.frames(run_id), "busy\n")
-    with within(GRACE_S, roomy.pid):
+    with within(GRACE_S, roomy.pid, *descendants(roomy.pid)):
         assert roomy.http.post(f"/runs/{run_id}/stop").status_code == 202
         record = ended(roomy.http, run_id)
     assert (record["status"], record["reason"]) == ("stopped", "user")

@@ -29,6 +29,7 @@ from tests.acceptance.stuck import (
 from tests.kit.frames import Frame
 from tests.kit.metrics import sample
 from tests.kit.process import MARK
+from tests.kit.process_tree import descendants
 from tests.kit.server import ServerProcess, new_client, until
 from tests.kit.slow import mostly_slow
 from tests.kit.waits import Span, core_waits
@@ -123,7 +124,7 @@ def at(frame: Frame) -> float:
 
 def stopped_in_time(server: ServerProcess, run_id: str) -> Frame:
     """Stop a run; returns the ending that its subscriber has seen."""
-    with core_waits(server.pid) as waits:
+    with core_waits(server.pid, *descendants(server.pid)) as waits:
         ended, took = stopped(server, run_id)
     waits.check(GRACE_S, took)
     return ended

@@ -2,25 +2,28 @@
 
 A bound that is loose enough for the busiest machine holds nothing. So a bound grows only by the seconds that
 the measured processes waited for a core while they were measured, as the kernel counts them
-(proc_pid_schedstat(5)), and by HIGHEST_S at most. A process of its own samples them: the test process may be
-busy itself.
+(proc_pid_schedstat(5)), and by HIGHEST_S at most. The threads of a process wait at the same time, so the one
+that waited longest counts. A process of its own samples them: the test process may be busy itself.
 """
 
+import json
 import os
 import select
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from glob import glob
-from itertools import chain
 from pathlib import Path
 
 LATER_S = 0.3  # what each promise may take longer: to answer, to commit, to be seen
 HIGHEST_S = 0.4  # with LATER_S less than the 0.8 s that a late stop is late: beyond it a test fails
 SAMPLE_S = 0.02
-Sample = tuple[float, float]  # the time, and the seconds waited so far
+REST = 4  # the sampling process rests so many times as long as a sample took
+PROC = Path("/proc")
+Waited = dict[str, float]  # by "PROCESS/THREAD": the seconds waited since the sample before
+Sample = tuple[float, Waited]  # with the time of day
 Span = tuple[float, float]  # from begin to end, by the time of day
 
 
@@ -31,12 +34,20 @@ class CoreWaits:
         self.samples: list[Sample] = []
 
     def between(self, begun_at: float, ended_at: float) -> float:
-        """The seconds waited from the last sample before to the first one after."""
-        before = [waited for at, waited in self.samples if at <= begun_at]
-        after = [waited for at, waited in self.samples if at >= ended_at]
+        """The seconds waited from the last sample before to the first one after; no more than there were."""
+        before = [number for number, (at, _) in enumerate(self.samples) if at <= begun_at]
+        after = [number for number, (at, _) in enumerate(self.samples) if at >= ended_at]
         assert before, "the block had not begun"
         assert after, "the block had ended"
-        return after[0] - before[-1]
+        by_thread: Waited = defaultdict(float)
+        for _, waited in self.samples[before[-1] + 1 : after[0] + 1]:
+            for thread, waited_s in waited.items():
+                by_thread[thread] += waited_s
+        by_process: Waited = defaultdict(float)
+        for thread, waited_s in by_thread.items():
+            process = thread.partition("/")[0]
+            by_process[process] = max(by_process[process], waited_s)
+        return min(sum(by_process.values()), ended_at - begun_at)
 
     def beyond(self, begun_at: float, ended_at: float) -> float:
         """The seconds that it took without those waited; of these, HIGHEST_S at most."""
@@ -64,9 +75,7 @@ def core_waits(*pids: int) -> Iterator[CoreWaits]:
             yield waits
         finally:
             lines, _ = sampling.communicate()
-    for line in lines.splitlines():
-        at, waited_s = map(float, line.split())
-        waits.samples.append((at, waited_s))
+    waits.samples += [(at, waited) for at, waited in map(json.loads, lines.splitlines())]
 
 
 @contextmanager
@@ -80,27 +89,43 @@ def within(promise_s: float, *pids: int) -> Iterator[None]:
 
 
 def sample(pids: list[str]) -> Iterator[Sample]:
-    """Yield samples until stdin is closed. What a thread has waited still counts when it has ended."""
-    waited_ns: dict[str, int] = {}
+    """Yield samples until stdin is closed."""
+    counts: dict[str, float] = {}
     closed = False
     while True:
-        sampled_at = time.time()
-        for file in chain.from_iterable(glob(f"/proc/{pid}/task/*/schedstat") for pid in pids):
-            with suppress(OSError, IndexError), open(file) as schedstat:  # the thread has ended
-                waited_ns[file] = int(schedstat.read().split()[1])
-        yield sampled_at, sum(waited_ns.values()) / 1e9 + stolen_s()
+        sampled_at, begun_at = time.time(), time.monotonic()
+        yield sampled_at, waited_since(counts, pids)
         if closed:
             return
-        closed = bool(select.select([sys.stdin], [], [], SAMPLE_S)[0])
+        pause_s = max(SAMPLE_S, REST * (time.monotonic() - begun_at))
+        closed = bool(select.select([sys.stdin], [], [], pause_s)[0])
 
 
-def stolen_s() -> float:
-    """The seconds that a hypervisor has kept from this machine's cores (proc_stat(5))."""
-    try:
-        steal = Path("/proc/stat").read_text().split()[8]
-    except (OSError, IndexError):
-        return 0.0
-    return int(steal) / os.sysconf("SC_CLK_TCK")
+def waited_since(counts: dict[str, float], pids: list[str]) -> Waited:
+    """What each thread has waited since it had `counts`, which are brought up to date.
+
+    A thread that gets the id of one that has ended counts from zero.
+    """
+    waited = {}
+    for thread, count in counted(pids):
+        before = counts.get(thread, 0.0)
+        if count != before:
+            waited[thread] = count - before if count > before else count
+            counts[thread] = count
+    return waited
+
+
+def counted(pids: list[str]) -> Iterator[tuple[str, float]]:
+    """The seconds that each thread has waited since it began, and those that a hypervisor kept each core."""
+    for pid in pids:
+        tasks = PROC / pid / "task"
+        with suppress(OSError):  # the process has ended
+            for tid in os.listdir(tasks):
+                with suppress(OSError, IndexError), open(f"{tasks}/{tid}/schedstat") as schedstat:
+                    yield f"{pid}/{tid}", int(schedstat.read().split()[1]) / 1e9
+    with suppress(OSError, IndexError):
+        stolen = int((PROC / "stat").read_text().split()[8])  # from all cores, as proc_stat(5) has it
+        yield "stolen", stolen / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
 
 
 if __name__ == "__main__":
@@ -108,5 +133,5 @@ if __name__ == "__main__":
     taken = [next(samples)]
     print("begun", flush=True)
     taken += samples
-    for at, waited_s in taken:
-        print(at, waited_s)
+    for each in taken:
+        print(json.dumps(each))
