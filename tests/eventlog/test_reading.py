@@ -18,7 +18,7 @@ from runstore.threads import asking
 from tests.kit.events import start_run
 from tests.kit.polling import DEADLINE_S
 
-FOR_EVER = text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n")
+ENDLESS = text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n")
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_a_read_that_takes_too_long_is_given_up(
     run_id = await start_run(log)
     for query in (log.database.query, log.database.query_history, log.database.query_list):
         with pytest.raises(LogUnavailable, match=r"has not answered within 0\.05 s"):
-            await query(lambda connection: connection.execute(FOR_EVER).scalar())
+            await query(lambda connection: connection.execute(ENDLESS).scalar())
     monkeypatch.setattr(sqlite, "ANSWER_S", 10)
     assert await log.head(run_id) is not None
 

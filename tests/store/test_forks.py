@@ -84,11 +84,11 @@ async def test_a_fork_of_a_hierarchy_has_todays_settings_and_is_refused_without_
     again = (await fork("M", definition=earlier, teams=today, at=1)).definition
     assert again is not None
     assert (again["hierarchy"], again["tools"], again["approve"]) == (held, {"pay": "bank:pay"}, ["pay"])
-    with pytest.raises(InvalidQuery, match=r"cannot run any more: \$.teams\[0\].workers\[0\].tools\[0\]"):
+    with pytest.raises(InvalidQuery, match=r"can no longer run: \$.teams\[0\].workers\[0\].tools\[0\]"):
         await fork("M", definition=earlier, teams=Teams(), at=1)
     assert (await fork("M", definition=earlier, teams=Teams(), agent="shop", at=1)).agent == "shop"
 
 
 async def test_a_fork_of_a_hierarchy_that_is_no_longer_one_is_refused() -> None:
-    with pytest.raises(InvalidQuery, match="cannot run any more: Object missing required field"):
+    with pytest.raises(InvalidQuery, match="can no longer run: Object missing required field"):
         await fork("M", definition={"hierarchy": {"name": "h"}}, teams=Teams(), at=1)

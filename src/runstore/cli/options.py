@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 MAX_DURATION_S = 100 * 365 * 86_400
-# The exit codes of every command. `docs/reference/operating.md` lists what else means 1: a difference.
+# The exit codes of every command. Some also use 1 for a difference: see docs/reference/operating.md.
 EXIT_FAILED = 1  # not found, not allowed, not possible now, no answer; or the followed run failed
 EXIT_USAGE = 2  # a wrong option, or input that was refused, by this program or by the server; configuration
 EXIT_INTERRUPTED = 130  # the exit code that shells use after Ctrl-C

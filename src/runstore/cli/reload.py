@@ -168,7 +168,7 @@ class _Watcher:
     async def _replace(self) -> None:
         """Start a server with the current code and let it take over from the serving one."""
         server = await self._start()
-        if not await self._found_good(server):
+        if not await self._wait_for_imports(server):
             return
         if self._serving is not None:
             self._serving.leave()
@@ -194,7 +194,7 @@ class _Watcher:
             )  # fmt: skip
         return _Server(process, ours)
 
-    async def _found_good(self, server: _Server) -> bool:
+    async def _wait_for_imports(self, server: _Server) -> bool:
         """Wait until the server has imported the agents' code.
 
         False if the import failed, the code changed again or the watcher is stopping.

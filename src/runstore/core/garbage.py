@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collections() -> Iterator[None]:
-    """For many new objects that stay, as those of imports: collections would look at all, and free none."""
+    """Disable collections while many lasting objects are made, as imports do: they would free nothing."""
     collects = gc.isenabled()
     gc.disable()
     try:

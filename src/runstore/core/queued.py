@@ -8,9 +8,9 @@ from runstore.core.depth import decoded
 
 
 class QueuedRun(Struct, frozen=True, gc=False):
-    """The fields of `lifecycle.queued`, or `run.purged`, by which other rooms sort a run.
+    """The fields of `lifecycle.queued` or `run.purged` by which other packages classify a run.
 
-    `input`: its JSON, not decoded. `multitask_strategy`: maybe one of a newer release.
+    `input`: its JSON, not decoded. `multitask_strategy`: may be a value that only a newer release knows.
     """
 
     agent: str

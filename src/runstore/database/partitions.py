@@ -24,8 +24,8 @@ BOUND = "events_within_bound"  # the constraint of a conversion that is under wa
 VALIDATE = f"ALTER TABLE events VALIDATE CONSTRAINT {BOUND}"
 AHEAD = 3  # months after this one that have a partition
 OTHER_BYTES = 64 << 20  # a larger default partition would be scanned for too long while writers wait
-WAIT_S = 60  # seconds to wait for a lock behind which no reader or writer waits; autovacuum may hold it
-LOCK_S = 0.1  # seconds to wait for a lock behind which readers and writers wait: half of their patience
+WAIT_S = 60  # seconds to wait for a lock that blocks no reader or writer; autovacuum may hold it
+LOCK_S = 0.1  # seconds to wait for a lock that blocks readers and writers: half of their own timeout
 
 log = structlog.get_logger(__name__)
 

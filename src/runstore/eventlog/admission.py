@@ -74,7 +74,7 @@ def is_text(event: EncodedEvent) -> bool:
 
 
 class Given(Struct, frozen=True):
-    """The part of an `input.given` that moves its run."""
+    """The fields of an `input.given` that change the run's state."""
 
     open: int = 0
     expires_at: int | None = None

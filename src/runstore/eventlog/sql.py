@@ -12,7 +12,7 @@ from runstore.eventlog.rules.control import read_expired, read_open_runs, read_r
 from runstore.eventlog.sql_store import InlineProjection, SqlStore
 from runstore.eventlog.writer import Writer
 
-LONG_READ = 1_000  # events from which on a read asks how far the replica is
+LONG_READ = 1_000  # a read of at least this many events asks how far the replica is
 
 
 class SqlEventLog:

@@ -176,7 +176,7 @@ class JoinedTail:
         for task in done & self._waiting.keys():
             reader = self._waiting.pop(task)
             if not task.result():
-                reader.tail.look_again()
+                reader.tail.recheck_log()
             self._ready.append(reader)
         return done
 

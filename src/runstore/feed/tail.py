@@ -14,7 +14,7 @@ from runstore.core.errors import UNAVAILABLE_RETRY_S, LogUnavailable, RunPurged
 from runstore.core.ports import EventFilter, LiveFeed, LogReader, Subscription
 from runstore.feed.shared_reads import Page, SharedReads
 
-TICKS = 60  # parts of the time until a heartbeat, at whose ends all readers' heartbeats come together
+TICKS = 60  # heartbeats fall on 60ths of their interval, so that idle readers share one read of the log
 HEARTBEAT_S = 15.0  # seconds without an event until a heartbeat; many proxies cut a stream after 60 s
 
 
@@ -69,7 +69,7 @@ class Tail:
                         yield events
                     elif events is None and not await live.wait(_until_tick(self._idle_s)):
                         yield ()
-                        self.look_again()
+                        self.recheck_log()
                 except RunPurged:
                     self.purged = True
                 except LogUnavailable:
@@ -94,7 +94,7 @@ class Tail:
             return self._pass(events) if events else None
         return ()
 
-    def look_again(self) -> None:
+    def recheck_log(self) -> None:
         """Check the log: a wake-up may have been lost, or another process may have written."""
         self._history = -1
 
@@ -125,7 +125,7 @@ class Tail:
 
 
 def _until_tick(idle_s: float) -> float:
-    """Nearly `idle_s`: until the last tick in it. Readers that look at the log together share the read."""
+    """Seconds until the last tick within `idle_s`. Readers that look at the log at once share the read."""
     end = asyncio.get_running_loop().time() + idle_s
     return idle_s - end % (idle_s / TICKS) if idle_s else 0
 

@@ -12,7 +12,7 @@ from runstore.core.ids import READS_OF_ALL
 from runstore.database.database import Database
 from runstore.eventlog.admission import Append
 from runstore.eventlog.sql_store import SqlStore
-from runstore.maintenance.patience import patiently
+from runstore.maintenance.patience import retry_while_transient
 
 
 def record_audit(
@@ -28,6 +28,6 @@ def record_audit(
     """
     with closing(SqlStore(database, [], beside=change)) as store:
         append = Append(stream_id, [encode(event) for event in events])
-        [outcome] = patiently(database, partial(store.commit, [append])).outcomes
+        [outcome] = retry_while_transient(database, partial(store.commit, [append])).outcomes
     if isinstance(outcome, Exception):
         raise outcome

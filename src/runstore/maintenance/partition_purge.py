@@ -30,7 +30,7 @@ from runstore.database.partitions import (
     read_partitions,
 )
 from runstore.maintenance.partitioning import LOCKED_S, PAUSE_S
-from runstore.maintenance.patience import patiently
+from runstore.maintenance.patience import retry_while_transient
 
 COPY = "events_copy"
 
@@ -61,20 +61,22 @@ _SWAP = f"""
 def drop_partitions(database: Database, warn: Callable[[Connection], object]) -> int:
     """Remove the events of marked runs that are most of a partition; return their number.
 
-    The rows of other marked runs are left. Of two purges at once, both may count an event.
+    Rows of other marked runs stay. Two concurrent purges may count the same event twice.
 
     Args:
         warn: in a transaction that excludes other writers, makes them forget the heads that they know.
     """
-    partitions = patiently(database, lambda: database.read(read_partitions))
+    partitions = retry_while_transient(database, lambda: database.read(read_partitions))
     return sum(_drop(database, warn, partition) for partition in partitions if partition.upper is not None)
 
 
 def _drop(database: Database, warn: Callable[[Connection], object], partition: Partition) -> int:
-    removed, kept = patiently(database, lambda: database.read(partial(_count, partition=partition)))
+    removed, kept = retry_while_transient(
+        database, lambda: database.read(partial(_count, partition=partition))
+    )
     if removed <= kept:  # a copy of these would cost more than the removal
         return 0
-    mark = patiently(database, lambda: _last_position(database, warn, partition))
+    mark = retry_while_transient(database, lambda: _last_position(database, warn, partition))
     try:
         with database.changing() as connection:
             _copy(connection, partition)

@@ -13,7 +13,7 @@ PATIENCE_S = 30.0  # seconds of tries; then the error is raised
 T = TypeVar("T")
 
 
-def patiently(database: Database, work: Callable[[], T]) -> T:
+def retry_while_transient(database: Database, work: Callable[[], T]) -> T:
     """Do repeatable work, and retry it as long as its error may pass."""
     deadline = time.monotonic() + PATIENCE_S
     while True:

@@ -45,7 +45,7 @@ from runstore.eventlog.rules.reservations import KEPT_MS
 from runstore.eventlog.sql_store import InlineProjection, SqlStore
 from runstore.maintenance.partition_purge import drop_partitions
 from runstore.maintenance.partitioning import try_to_add_months
-from runstore.maintenance.patience import patiently
+from runstore.maintenance.patience import retry_while_transient
 
 PAGE_RUNS = 100  # runs examined by one statement
 MARKED_RUNS = 20  # runs marked in one transaction, which blocks writers for about 20 ms
@@ -109,7 +109,7 @@ class Due(Struct, frozen=True):
 
 
 class Reading(Protocol):
-    """Calls a function with a connection, patiently."""
+    """Calls a function with a connection, retry_while_transient."""
 
     def __call__(self, function: Callable[[Connection], T], /) -> T: ...
 
@@ -234,7 +234,7 @@ class Purge:
         return self._patiently(write)
 
     def _patiently(self, work: Callable[[], T]) -> T:
-        return patiently(self._database, work)
+        return retry_while_transient(self._database, work)
 
 
 def ended_before(before: int, *, whole_months: bool = False) -> Found:

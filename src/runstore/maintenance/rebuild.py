@@ -15,7 +15,7 @@ from msgspec import Struct
 from runstore.core.errors import ConfigError, ProjectionFailed
 from runstore.database.database import Database
 from runstore.eventlog.queries import last_position
-from runstore.maintenance.patience import patiently
+from runstore.maintenance.patience import retry_while_transient
 from runstore.projections.builds import (
     Build,
     BuildState,
@@ -154,7 +154,7 @@ class _Rebuilds:
         near = [each for each, filling in far.items() if 0 < filling.position - lowest <= MEET_WITHIN]
         upto = min([*(far[each].goal for each in behind), *(far[each].position for each in near)], default=0)
         fill = partial(Filling.step_together, [far[each] for each in behind], upto)
-        together = len(behind) > 1 and patiently(self._database, fill)
+        together = len(behind) > 1 and retry_while_transient(self._database, fill)
         for each, filling in found.items():
             if each in near or (each in behind and together):
                 each.show(filling)
@@ -181,9 +181,9 @@ class _Rebuild:
     def find(self) -> Filling | None:
         """The build to fill, and the position that it has to reach; None while another process fills it."""
         if self._filling is None:
-            self._filling = patiently(self._database, self._find)
+            self._filling = retry_while_transient(self._database, self._find)
         if self._filling is not None:
-            patiently(self._database, self._filling.look)
+            retry_while_transient(self._database, self._filling.look)
         return self._filling
 
     def show(self, filling: Filling) -> None:
@@ -192,10 +192,12 @@ class _Rebuild:
 
     def step(self, filling: Filling, upto: int | None = None) -> None:
         """See `Filling.step`. Raises ProjectionFailed."""
-        filled = patiently(self._database, partial(filling.step, upto))
+        filled = retry_while_transient(self._database, partial(filling.step, upto))
         self.show(filling)
         if filled is Filled.FAILED:
-            raise ProjectionFailed(patiently(self._database, partial(self._failure, filling.build)))
+            raise ProjectionFailed(
+                retry_while_transient(self._database, partial(self._failure, filling.build))
+            )
         if filled is Filled.CHANGED:  # another process changed the builds
             self._filling = None
         elif filled is Filled.DONE:

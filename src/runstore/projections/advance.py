@@ -24,7 +24,7 @@ BATCH_S = 0.02  # seconds that a transaction aims at; on SQLite writers wait for
 FEW_EVENTS, FEW_S = 100, 0.1
 LONG_BATCH_S = 0.5  # the same without writers: a short batch spends much of its time on its statements
 LAST_EVENTS = 1_000  # events that are applied while writers, or the live build, wait
-LONG_READ = 1_000  # positions from which on a read asks how far the replica is
+LONG_READ = 1_000  # a read of at least this many positions asks how far the replica is
 UNSTORED = 500_000  # positions without an event for the projection, before the position is stored
 
 Kind = tuple[str, bool]  # an event's type, and whether it ends the run
@@ -42,7 +42,7 @@ class StepResult(Enum):
 
 
 class CaughtUp(Struct, frozen=True):
-    """The position that `catch_up` reached, and whether it is where it had to get."""
+    """The position that `catch_up` reached, and whether that is its target."""
 
     position: int
     whole: bool
@@ -71,14 +71,14 @@ class Advance:
     """Applies the log to one build.
 
     Every process may do so at the same time: a batch is only stored if the build is where it was when the
-    batch was read. `owner` keeps them from useless work.
+    batch was read. `owner` avoids duplicate work; correctness does not depend on it.
 
     Methods raise the database's errors; a later call then continues.
     """
 
     def __init__(self, database: Database, projection: Projection, build: Build, owner: str) -> None:
         self.build = build
-        self.position = build.position  # events up to it are applied, or not for this projection
+        self.position = build.position  # each event up to it is applied, or filtered out
         self._database = database
         self._projection = projection.on(build.slot)
         self._owner = owner

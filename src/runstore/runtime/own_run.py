@@ -100,5 +100,5 @@ async def _append(log: LogWriter, run_id: str, ending: Ending) -> None:
 
 def _allowed(event: Event | Custom) -> Event | Custom:
     if isinstance(event, OF_THE_BLOCK):
-        raise InvalidEvent(f"a run's {event.type} is recorded by the beginning and the end of its block")
+        raise InvalidEvent(f"{event.type} is recorded when the run's block begins or ends")
     return event

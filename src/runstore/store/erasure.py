@@ -37,7 +37,7 @@ from runstore.database.tables import (
 from runstore.eventlog.queries import last_position, read_first, read_head
 from runstore.eventlog.sql_store import InlineProjection
 from runstore.maintenance.audit import record_audit
-from runstore.maintenance.patience import patiently
+from runstore.maintenance.patience import retry_while_transient
 from runstore.maintenance.purge import PAGE_RUNS, Due, Found, Purge, PurgeCount, Reading
 from runstore.projections.builds import UNPREPARED, Build, clear_retired, read_builds
 from runstore.projections.projection import Projection
@@ -203,7 +203,7 @@ class Erasure:
         if text is not None:
             compact_words(self._database, text)
         left = [_remedy(build) for build in behind]
-        scrubbed = patiently(self._database, lambda: self._database.dialect.scrub())
+        scrubbed = retry_while_transient(self._database, lambda: self._database.dialect.scrub())
         return left if scrubbed is None else [*left, scrubbed]
 
     def _behind(self, upto: int) -> list[Build]:
@@ -231,10 +231,10 @@ class Erasure:
         record_audit(self._database, event, stream_id=stream_id)
 
     def _read(self, function: Callable[[Connection], T]) -> T:
-        return patiently(self._database, lambda: self._database.read(function))
+        return retry_while_transient(self._database, lambda: self._database.read(function))
 
     def _change(self, function: Callable[[Connection], T]) -> T:
-        return patiently(self._database, lambda: self._database.write(function))
+        return retry_while_transient(self._database, lambda: self._database.write(function))
 
 
 class _Names:

@@ -23,7 +23,7 @@ from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, Head, LogReader, LogWriter
 from runstore.core.run import Actor
 from runstore.core.times import now_ms
-from runstore.runtime.attempts.open_inputs import LastInputs
+from runstore.runtime.attempts.open_inputs import OpenInputs
 from runstore.runtime.catalog.output_schema import schema_warnings
 from runstore.threads import WAIT_S, Threads
 
@@ -94,7 +94,7 @@ class InputStore:
         if answer is None:
             raise InvalidAnswer(NULL, field="$.answer")
         current: Head | None = head
-        asked = LastInputs(self._log, run_id)
+        asked = OpenInputs(self._log, run_id)
         for _ in range(ANSWER_TRIES):
             if current is None:
                 raise InputNotFound(f"there is no run {run_id}")
@@ -118,7 +118,7 @@ class InputStore:
         return await self._log.append(run_id, [added])
 
     async def _answer(
-        self, run_id: str, head: Head, asked: LastInputs, request_id: str, answer: Any, by: Actor
+        self, run_id: str, head: Head, asked: OpenInputs, request_id: str, answer: Any, by: Actor
     ) -> None:
         inputs = await asked.read(head.seq)
         found = inputs.get(request_id) or await asked.earlier(request_id)

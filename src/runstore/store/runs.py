@@ -283,7 +283,7 @@ class RunStore:
         self._check_size("input_bytes", content, "the content")
         run = (await self.get(run_id)).run
         if run.cancel_requested and not run.closed:
-            raise InputClosed(f"run {run_id} is to stop, and takes no more messages")
+            raise InputClosed(f"run {run_id} is being stopped and takes no more messages")
         if run.added >= (most := self.limits.inputs_per_run) and not run.closed:
             message = f"people have added {run.added:,} messages to run {run_id}; the limit is {most:,}"
             raise TooLarge("inputs_per_run", message)

@@ -26,7 +26,7 @@ from runstore.eventlog.queries import EVENT, is_of, read_first_positions, read_l
 MAX_EXAMINED = 10_000  # events examined for one step
 MAX_EXAMINED_S = 1.0  # seconds of one step; the next step continues
 MAX_BYTES = 1 << 20  # bytes of data of one step; the event that crosses it is the last
-MERGED_RUNS = 500  # runs whose events are merged; of more, a good part of the log matches
+MERGED_RUNS = 500  # runs whose events are merged; for more, the whole log is scanned
 SCANNED_RUNS = 10_000  # runs examined to find those that match
 WINDOW = 1_000  # events of one query
 LATE_MS = 24 * 3_600_000  # milliseconds that an event may wait for a database that is away

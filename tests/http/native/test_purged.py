@@ -13,7 +13,7 @@ from runstore.core.errors import RunPurged
 from runstore.core.run import Run
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
-from runstore.http.openai.stream import CHAT_EVENTS, ChatTail, Chunks
+from runstore.http.openai.stream import CHAT_EVENTS, ChatChunks, ChatTail
 from tests.http.eventsource import EventSource
 from tests.http.test_documented_answers import START, STREAM, TEAM, assert_documented
 from tests.kit.database import open_log_at
@@ -159,7 +159,7 @@ async def test_a_chat_that_falls_behind_a_purge_ends_with_an_error(database: Pat
     url = f"sqlite:///{database}"
     log = open_log_at(url, feed)
     run_id = await write_old(log, *(token("x" * 100_000) for _ in range(9)))
-    chat = ChatTail(Tail(log, feed, run_id, after=0, only=CHAT_EVENTS), Chunks(Run(run_id)))
+    chat = ChatTail(Tail(log, feed, run_id, after=0, only=CHAT_EVENTS), ChatChunks(Run(run_id)))
     frames = chat.frames()
     assert b"word" in await anext(frames)
     await asyncio.to_thread(purge_run, url, run_id)

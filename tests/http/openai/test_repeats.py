@@ -11,8 +11,8 @@ from runstore.client.sse import FrameParser
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
 from runstore.http.openai.answer import ChatAnswer
-from runstore.http.openai.repeats import MAX_SENT, Piece, Repeats
-from runstore.http.openai.stream import DONE, Chunks
+from runstore.http.openai.repeats import MAX_SENT, Piece, SentText
+from runstore.http.openai.stream import DONE, ChatChunks
 from runstore.http.streaming.frames import ProtocolMessage, message_frame
 
 FRANCE = "The capital of France is Paris."
@@ -41,7 +41,7 @@ def events(*said: Any) -> list[EventRecord]:
 
 def sent(run: list[EventRecord], after: int = 0) -> list[tuple[int, Any]]:
     """The chunks after a cursor: seq and content of each."""
-    chunks = Chunks(Run("01890a5d-ac96-774b-bcce-b302099a8057", agent_name="a"))
+    chunks = ChatChunks(Run("01890a5d-ac96-774b-bcce-b302099a8057", agent_name="a"))
     for event in run[:after]:
         chunks.pass_over(event)
     *most, done = [message for event in run[after:] for message in chunks.messages(event)]
@@ -109,7 +109,7 @@ def test_a_client_that_drops_has_the_whole_answer(said: list[Any], content: str)
 
 def plain(run: list[EventRecord]) -> list[Any]:
     """The chunks for a client of OpenAI that cannot drop text."""
-    chunks = Chunks(Run("01890a5d-ac96-774b-bcce-b302099a8057", agent_name="a"), plain=True)
+    chunks = ChatChunks(Run("01890a5d-ac96-774b-bcce-b302099a8057", agent_name="a"), plain=True)
     frames = FrameParser().feed(
         b"".join(message_frame(each) for event in run for each in chunks.messages(event))
     )
@@ -172,7 +172,7 @@ def test_a_stream_that_is_cut_in_the_middle_goes_on_with_the_same_chunks(
 
 def test_a_long_answer_that_is_said_again_costs_each_token_once() -> None:
     tokens = ["a word "] * 2048
-    repeats = Repeats()
+    repeats = SentText()
     for seq, token in enumerate(tokens):
         repeats.send(seq, ("a", None), Piece("content", token))
     assert repeats.take_back(0)

@@ -6,7 +6,7 @@ from runstore.core.codec import decode, encode
 from runstore.core.events import AgentFinished, Custom, Event, Queued, Reasoning, Started, Token
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
-from runstore.runtime.attempts.halves import Halves
+from runstore.runtime.attempts.halves import SurrogateJoiner
 from runstore.runtime.attempts.recorder import Recorder
 
 FIRST, SECOND, WHOLE, LOST = "\ud83d", "\ude42", "\U0001f642", "\ufffd"
@@ -14,7 +14,7 @@ FIRST, SECOND, WHOLE, LOST = "\ud83d", "\ude42", "\U0001f642", "\ufffd"
 
 def recorded(*said: Any) -> list[tuple[str, str]]:
     """The records of texts of one agent, and of events: the agent and the text, or the type."""
-    halves = Halves()
+    halves = SurrogateJoiner()
     found = []
     for item in said:
         event: Any = Token(agent="a", text=item) if isinstance(item, str) else item
@@ -47,7 +47,7 @@ def test_agents_calls_and_reasoning_have_halves_of_their_own() -> None:
 
 
 def test_text_without_halves_is_recorded_as_it_is() -> None:
-    halves = Halves()
+    halves = SurrogateJoiner()
     events: list[Event] = [Token(agent="a", text=""), Token(agent="a", text=WHOLE), AgentFinished(agent="a")]
     assert not any(map(halves.concern, events))
     assert recorded(FIRST, "", SECOND) == [("a", WHOLE)]

@@ -26,7 +26,7 @@ from runstore.runtime.attempts import starting
 from runstore.runtime.attempts.runner import AttemptRunner
 from runstore.runtime.catalog.specs import AgentSpec
 from runstore.runtime.supervision import dispatcher, supervisor
-from runstore.runtime.supervision.run_table import Meanwhile
+from runstore.runtime.supervision.run_table import EarlyRequests
 from runstore.runtime.supervision.supervisor import Supervisor
 from runstore.settings import ServerSettings, Settings
 from tests.kit.polling import DEADLINE_S, until
@@ -256,7 +256,7 @@ async def test_a_start_that_is_heard_of_while_it_is_adopted_begins_once(
         await held.wait()
         return await adopt(attempts, run)
 
-    def keep(self: dispatcher.Dispatcher, attempt: starting.Attempt, meanwhile: Meanwhile) -> None:
+    def keep(self: dispatcher.Dispatcher, attempt: starting.Attempt, meanwhile: EarlyRequests) -> None:
         launched.append(attempt.number)
         launch(self, attempt, meanwhile)
 

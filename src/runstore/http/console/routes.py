@@ -17,7 +17,7 @@ from runstore.http.security.auth import Authenticator
 ROOT = "/console"
 PAGE_PATH = re.compile(r"[a-z]*|runs/[^/]{1,100}")  # the page itself finds out which page it shows
 GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))")  # accepted by `Accept-Encoding`
-FOR_EVER = "public, max-age=31536000, immutable"  # a path with a version never gets other content
+IMMUTABLE = "public, max-age=31536000, immutable"  # a path with a version never gets other content
 # The pages have no inline script or style, and load nothing from elsewhere. Trusted Types forbid to make HTML
 # of text, so that no text of a model, tool or user becomes code.
 POLICY = "; ".join(
@@ -77,7 +77,7 @@ class ConsoleRoutes:
         if asset is None:
             raise NothingThere(call.request)
         known = parameters["version"] == self._assets.version
-        return _answer(call.request, asset, FOR_EVER if known else "no-cache")
+        return _answer(call.request, asset, IMMUTABLE if known else "no-cache")
 
     @Operation("GET", f"{ROOT}/{{path:path}}", strict=False, open=True)
     async def read_page(self, call: Call[None]) -> Response:

@@ -40,8 +40,8 @@ from runstore.http.openai.stream import (
     MAX_TOKENS,
     SERVER_STOPPING,
     STOPPED,
+    ChatChunks,
     ChatTail,
-    Chunks,
     StreamLines,
     ending_error,
     input_required,
@@ -157,7 +157,7 @@ class ChatRoutes:
             if not body.stream:
                 return await self._complete(call, run, tail, lines, left)
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-            frames = ChatTail(tail, Chunks(run, include_usage=usage, plain=True), lines).frames()
+            frames = ChatTail(tail, ChatChunks(run, include_usage=usage, plain=True), lines).frames()
             return EventStream(frames, login, resources.pop_all(), {"X-Run-Id": run.run_id}, left=left)
 
     async def _new_run(self, call: Call[ChatBody], body: ChatBody) -> NewRun:
@@ -193,7 +193,7 @@ class ChatRoutes:
         left: Callable[[], Awaitable[None]] | None,
     ) -> Response:
         """The whole answer, once the run has ended."""
-        chunks = Chunks(run, plain=True)
+        chunks = ChatChunks(run, plain=True)
         try:
             await attended(
                 _exhaust(ChatTail(tail, chunks, lines)), call.login, call.request.receive, left=left

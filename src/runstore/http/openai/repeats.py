@@ -1,4 +1,4 @@
-"""Spares a chat's client text that it already has: text that was discarded and is then repeated. Pure.
+"""Sends a chat's client no text twice when a model call is repeated. Pure.
 
 OpenAI's format cannot retract text. So when a model call is repeated, the new text is compared with the text
 that the client has. While they are equal, nothing is sent, and the answer continues where the failed call
@@ -20,7 +20,7 @@ class Piece(NamedTuple):
     text: str
 
 
-class Repeats:
+class SentText:
     """The text that a client has of the current message."""
 
     def __init__(self) -> None:

@@ -38,7 +38,7 @@ from runstore.http.openai.objects import (
     finish_reason,
     usage_of,
 )
-from runstore.http.openai.repeats import Kind, Piece, Repeats
+from runstore.http.openai.repeats import Kind, Piece, SentText
 from runstore.http.requests import Schema
 from runstore.http.schemas import component, within
 from runstore.http.streaming.frames import ProtocolMessage, ReadEarlier, Translation, message_frame
@@ -90,7 +90,7 @@ class StreamLines:
         self._cancelled = True
         log.info("stream_cancelled", **self._fields, reason=reason)
 
-    def made_way(self, *, forced: bool) -> None:
+    def superseded(self, *, forced: bool) -> None:
         """Note that the run that superseded this one may start."""
         if forced:
             log.warning("prev_stream_forced", **self._fields)
@@ -101,7 +101,7 @@ class StreamLines:
         log.info("stream_end", **self._fields)
 
 
-class Chunks:
+class ChatChunks:
     """Turns the events of one run into chunks.
 
     Args:
@@ -118,8 +118,8 @@ class Chunks:
         self._run = run
         self._include_usage = include_usage
         self._answer = ChatAnswer()
-        self._repeats = Repeats()
-        self._thoughts = Repeats()  # the reasoning that a plain client has
+        self._repeats = SentText()
+        self._thoughts = SentText()  # the reasoning that a plain client has
         self._usage: dict[str, int] = {}
 
     @property
@@ -174,7 +174,7 @@ class Chunks:
                 if keep is not None:
                     yield from self._take_back(event.seq, keep + 1)
             elif event.type == Started.type:
-                self._repeats = Repeats()
+                self._repeats = SentText()
                 first = self._chunk(Delta(role="assistant", content=""))
                 again = event.data.get("discard_after_seq", UNSET)
                 yield ProtocolMessage(event.seq, msgspec.structs.replace(first, discard_after_seq=again))
@@ -257,7 +257,7 @@ class Chunks:
 
 
 class ChatTail:
-    """A tail whose frames are chunks; it reports the run's fate to `lines`.
+    """A tail whose frames are chunks; it reports the run's cancellation and ending to `lines`.
 
     Args:
         earlier: reads the events before the tail's first one. They are read without output, as later chunks
@@ -267,7 +267,7 @@ class ChatTail:
     def __init__(
         self,
         tail: Tail,
-        chunks: Chunks,
+        chunks: ChatChunks,
         lines: StreamLines | None = None,
         *,
         earlier: ReadEarlier | None = None,
@@ -323,11 +323,11 @@ class ChatTail:
         if event.type == CancelRequested.type:
             self._lines.cancelled(event.data["reason"])
         elif event.type == Cancelled.type and event.data["reason"] == SUPERSEDED:
-            self._lines.made_way(forced=event.data.get("forced", False))
+            self._lines.superseded(forced=event.data.get("forced", False))
 
 
 def _chunks(tail: Tail, run: Run, earlier: ReadEarlier) -> AsyncIterator[bytes]:
-    return ChatTail(tail, Chunks(run), earlier=earlier).frames()
+    return ChatTail(tail, ChatChunks(run), earlier=earlier).frames()
 
 
 CHAT = Translation(only=CHAT_EVENTS, earlier=ANSWER_EVENTS, frames=_chunks)

@@ -83,7 +83,7 @@ class WatchedAnswer(Response):
         """The client has gone early, does not read, or may not read any more."""
 
     async def _pump(self, send: Send) -> None:
-        async with aclosing(self._parts):  # or its subscriptions would stay until it is collected
+        async with aclosing(self._parts):  # otherwise its subscriptions stay until it is collected
             async for part in self._parts:
                 self._sending = True
                 for start in range(0, len(part), PIECE_BYTES):
@@ -119,7 +119,7 @@ async def attending(login: Login, receive: Receive) -> AsyncIterator[None]:
     except TimeoutError:
         if not patience.expired():
             raise
-        raise reasons.pop(0) from None  # a frame that kept it would keep the stream until it is collected
+        raise reasons.pop(0) from None  # not kept in a local, which would keep the stream alive
 
 
 def _while_there(receive: Receive, gone: Callable[[], None]) -> AbstractContextManager[None]:

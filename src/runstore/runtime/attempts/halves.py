@@ -10,7 +10,7 @@ TEXT = (Token, Reasoning)
 Recordable = Event | Custom | EncodedEvent
 
 
-class Halves:
+class SurrogateJoiner:
     """Holds the first half of a character back until the agent sends the second one.
 
     A half without a second one is recorded before the agent's next event of another type.

@@ -8,7 +8,7 @@ from runstore.core.ports import EventFilter, LogReader
 _STARTED = EventFilter(types=frozenset({Started.type}))
 
 
-class LastInputs:
+class OpenInputs:
     """The requests of a run's last attempt: only these can be open. Others take no memory.
 
     Reading again after the run has grown reads only its new events.

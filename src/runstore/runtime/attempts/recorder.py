@@ -11,7 +11,7 @@ from runstore.core.errors import LogUnavailable, RunstoreError
 from runstore.core.events import Custom, Event, InputAdded
 from runstore.core.ports import AddedMessage, EventFilter, LogReader, LogWriter
 from runstore.runtime.attempts.announced_waits import AnnouncedWaits
-from runstore.runtime.attempts.halves import Halves
+from runstore.runtime.attempts.halves import SurrogateJoiner
 
 ADDED = EventFilter(types=frozenset({InputAdded.type}))
 MAX_ADDED = 100  # added messages that an agent takes at once; the next model call gets more
@@ -40,7 +40,7 @@ class Recorder:
         self._attempt = attempt
         self._refusal: RunstoreError | None = None
         self._turn = 0
-        self._halves = Halves()
+        self._halves = SurrogateJoiner()
         self._silent_since = time.monotonic()
         self._announced = AnnouncedWaits()
         self._lock = threading.Lock()

@@ -37,7 +37,7 @@ def _held(definition: Mapping[str, Any]) -> Hierarchy:
     try:
         return msgspec.convert(definition["hierarchy"], Hierarchy)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"the hierarchy cannot run any more: {error}") from error
+        raise ConfigError(f"the hierarchy can no longer run: {error}") from error
 
 
 def _named(name: str, tool: Any) -> None:
@@ -117,11 +117,11 @@ class Teams:
         """The definition of a new run of the hierarchy in an earlier run's definition.
 
         Raises:
-            ConfigError: it cannot run here any more.
+            ConfigError: it can no longer run here.
         """
         hierarchy = _held(earlier)
         for problem in self.problems(hierarchy):
-            raise ConfigError(f"the hierarchy cannot run any more: {problem.field}: {problem.message}")
+            raise ConfigError(f"the hierarchy can no longer run: {problem.field}: {problem.message}")
         return self.definition(hierarchy)
 
     async def check_tool(self, name: str) -> None:
@@ -143,7 +143,7 @@ class Teams:
         """
         hierarchy = _held(definition)
         for problem in self.problems(hierarchy):
-            raise AgentError(f"the hierarchy cannot run any more: {problem.field}: {problem.message}")
+            raise AgentError(f"the hierarchy can no longer run: {problem.field}: {problem.message}")
         specs = {name: self._models[name] for name in models_of(hierarchy)}
         tools = {name: await load(self.tools[name]) for name in tools_of(hierarchy)}
 

@@ -13,7 +13,7 @@ MOVE_S = 5.0  # seconds that a loop may be blocked before its other runs are mov
 log = structlog.get_logger(__name__)
 
 
-class Drives(Protocol):
+class RunningAttempts(Protocol):
     """The runs whose agents are at work in this process."""
 
     def ids(self) -> Set[str]:
@@ -32,7 +32,7 @@ class Drives(Protocol):
 class LoopWatch:
     """Retires blocked loops, moves the other runs away, and interrupts code that outlives its run."""
 
-    def __init__(self, loops: AgentLoops, runs: Drives) -> None:
+    def __init__(self, loops: AgentLoops, runs: RunningAttempts) -> None:
         self._loops = loops
         self._runs = runs
 

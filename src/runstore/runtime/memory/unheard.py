@@ -1,4 +1,4 @@
-"""Which of the messages that people added to a run none of its agents has. Pure."""
+"""Finds the messages that people added to a run and that no agent has taken yet. Pure."""
 
 from collections.abc import Iterable
 from sys import maxsize

@@ -89,7 +89,7 @@ class DrivenRun:
 
 
 class Driver:
-    """The runs of this process, by their numbers. The port `Drives`."""
+    """The runs of this process, by their numbers. The port `RunningAttempts`."""
 
     def __init__(self, pipe: Pipe, catalog: AgentCatalog) -> None:
         self._pipe = pipe

@@ -19,7 +19,7 @@ from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import AppendRefused
 from runstore.core.events import Custom, Event
 from runstore.core.ports import AddedMessage
-from runstore.runtime.attempts.halves import Halves
+from runstore.runtime.attempts.halves import SurrogateJoiner
 from runstore.runtime.attempts.recorder import TURN
 from runstore.runtime.process import messages
 from runstore.runtime.process.messages import LENGTH_BYTES, ToServer, for_server
@@ -138,7 +138,7 @@ class PipeRecorder:
         self._run = run
         self._run_id = run_id
         self._turn = 0
-        self._halves = Halves()
+        self._halves = SurrogateJoiner()
         self._lock = threading.Lock()
         self._window = WINDOW_BYTES
         self._gone = False  # whether the run goes on without this process

@@ -24,8 +24,8 @@ from runstore.runtime.process.processes import Processes
 from runstore.runtime.supervision.run_table import (
     WAITING,
     WITH_SLOT,
+    EarlyRequests,
     Lost,
-    Meanwhile,
     Running,
     SlotKept,
     Starting,
@@ -44,7 +44,7 @@ class Dispatcher:
     """Fills the slots of this process.
 
     Args:
-        shared: the processes that agents share; None: they are at work in this one.
+        shared: the processes that agents share; None: agents run in this process.
         capacity: the number of slots.
     """
 
@@ -92,8 +92,8 @@ class Dispatcher:
     def begin(self, run_id: str, user_id: str, fresh: Fresh) -> None:
         """Go on with a run that was queued and started in one append."""
         match self._runs.get(run_id):
-            case SlotKept(meanwhile):
-                self._begin(run_id, user_id, self._attempts.begun(run_id, fresh), meanwhile)
+            case SlotKept(early):
+                self._begin(run_id, user_id, self._attempts.begun(run_id, fresh), early)
             case None if self._closed or self._takes_runs():  # its slot was freed: its caller waits no more
                 self._begin(run_id, user_id, self._attempts.begun(run_id, fresh))
             case None:
@@ -124,13 +124,13 @@ class Dispatcher:
         self.fill()
 
     def restart(self, run_id: str, runner: AttemptRunner) -> None:
-        """Hand a run over to ourselves: its next attempt begins on another loop."""
+        """Start the run's next attempt in this process, on another loop."""
         runner.abandon(handed_over=True)
         context = runner.context
         self._begin(run_id, context.user_id, self._attempts.go_on(run_id, context.attempt, "handed_over"))
 
     def close(self) -> None:
-        """Take no more runs. Those that this worker has in the log already still begin."""
+        """Take no more runs. Runs that this worker has already started in the log still begin."""
         self._closed = True
         for run_id in self._runs.of(*WAITING):
             self._runs.move(run_id, None)
@@ -161,19 +161,19 @@ class Dispatcher:
             and self._runs.count(*WITH_SLOT) < self._capacity
         )
 
-    def _begin(self, run_id: str, user_id: str, begin: Begin, meanwhile: Meanwhile | None = None) -> None:
-        meanwhile = meanwhile or Meanwhile()
-        self._runs.move(run_id, Starting(meanwhile))
-        self._worker.tasks.start(run_id, self._start(run_id, user_id, begin, meanwhile))
+    def _begin(self, run_id: str, user_id: str, begin: Begin, early: EarlyRequests | None = None) -> None:
+        early = early or EarlyRequests()
+        self._runs.move(run_id, Starting(early))
+        self._worker.tasks.start(run_id, self._start(run_id, user_id, begin, early))
 
-    async def _start(self, run_id: str, user_id: str, begin: Begin, meanwhile: Meanwhile) -> None:
+    async def _start(self, run_id: str, user_id: str, begin: Begin, early: EarlyRequests) -> None:
         before: str | None = None
         try:
             attempt = await begin
             if attempt is not None and not self._leaving:
-                self._launch(attempt, meanwhile)
+                self._launch(attempt, early)
         except ToStop:
-            meanwhile.stop = True
+            early.stop = True
         except SessionBusy as busy:
             before = busy.run_id
             self._runs.move(run_id, WaitingForSession(user_id, before))
@@ -181,14 +181,14 @@ class Dispatcher:
             log.info("run_not_taken", run_id=run_id, reason=str(refusal))  # another worker was first
         finally:
             self._runs.remove(run_id, Starting)
-            if meanwhile.stop:
+            if early.stop:
                 self._worker.tasks.start(run_id, self._stopper.cancel(run_id))
         if before is not None:
             head = await self._worker.log.head(before)
             if head is None or head.closed:  # its ending may have come before this run began to wait
                 self.end(before)
 
-    def _launch(self, attempt: Attempt, meanwhile: Meanwhile) -> None:
+    def _launch(self, attempt: Attempt, early: EarlyRequests) -> None:
         run_id, queued = attempt.run_id, attempt.queued
         context = RunContext(
             run_id, queued.user_id, queued.agent, queued.session_id, queued.metadata, attempt.number
@@ -199,7 +199,7 @@ class Dispatcher:
         )
         running = Running(runner)
         self._runs.move(run_id, running)
-        runner.notify_added(meanwhile.added)
+        runner.notify_added(early.added)
         with bound_contextvars(run_id=run_id):  # the attempt's tasks inherit it: for log lines of any code
             future = loop.submit(runner.run())
         server_loop = asyncio.get_running_loop()

@@ -10,7 +10,7 @@ from runstore.core.errors import AppendRefused
 from runstore.core.events import Failed
 from runstore.core.inputs import Input, answered
 from runstore.core.ports import EventLog
-from runstore.runtime.attempts.open_inputs import LastInputs
+from runstore.runtime.attempts.open_inputs import OpenInputs
 
 CODE = "input_expired"
 MAX_APPENDED_BYTES = 4 << 20  # bytes of the default answers of one append; the next sweep gives further ones
@@ -29,7 +29,7 @@ async def expire(event_log: EventLog, run_id: str, now: int) -> None:
     head = await event_log.head(run_id)
     if head is None or head.closed or head.cancel_requested or head.status != "waiting":
         return
-    inputs = await LastInputs(event_log, run_id).read(head.seq)
+    inputs = await OpenInputs(event_log, run_id).read(head.seq)
     expired = {id: each for id, each in inputs.items() if each.given is None and _is_over(each, now)}
     if not expired:
         return

@@ -37,7 +37,7 @@ class Lost(Struct, frozen=True):
     crashed: bool
 
 
-class Meanwhile(Struct):
+class EarlyRequests(Struct):
     """The requests for a run whose attempt has not begun yet.
 
     `stop`: end it as soon as it has begun. `added`: the seq of the last message that a person has added.
@@ -50,13 +50,13 @@ class Meanwhile(Struct):
 class SlotKept(Struct, frozen=True):
     """A run whose first append has no answer yet. This process keeps a slot for it."""
 
-    meanwhile: Meanwhile = field(default_factory=Meanwhile)
+    early: EarlyRequests = field(default_factory=EarlyRequests)
 
 
 class Starting(Struct, frozen=True):
     """A run whose attempt this process is about to begin."""
 
-    meanwhile: Meanwhile = field(default_factory=Meanwhile)
+    early: EarlyRequests = field(default_factory=EarlyRequests)
 
 
 class Running(Struct):
@@ -76,7 +76,7 @@ S = TypeVar("S", bound=State)
 WAITING = (WaitingForSlot, WaitingForSession, Lost)
 WITH_SLOT = (SlotKept, Starting, Running, Stopping)
 LEGAL: Mapping[type, frozenset[type]] = {  # NoneType: the run is not in the table
-    NoneType: frozenset({WaitingForSlot, Lost, SlotKept, Starting}),  # Starting: its caller has gone
+    NoneType: frozenset({WaitingForSlot, Lost, SlotKept, Starting}),  # Starting: the caller was cancelled
     WaitingForSlot: frozenset({Starting, Lost, NoneType}),
     WaitingForSession: frozenset({WaitingForSlot, Lost, NoneType}),
     Lost: frozenset({Lost, Starting, NoneType}),
@@ -146,7 +146,7 @@ class RunTable:
             raise RuntimeError(f"run {run_id} cannot go from {type(old).__name__} to {type(new).__name__}")
         if new is None:
             self._states.pop(run_id, None)
-        else:  # at once, as the writer's thread looks
+        else:  # before `_runs`: the writer's thread reads `_states`
             self._states[run_id] = new
         self._runs[type(old)].pop(run_id, None)
         match old:

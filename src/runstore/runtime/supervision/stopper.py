@@ -40,7 +40,7 @@ class Stopper:
         """
         state = self._runs.get(run_id)
         if isinstance(state, SlotKept | Starting):
-            state.meanwhile.stop = True
+            state.early.stop = True
             return
         ending = await read_cancellation(self._worker.log, run_id)
         if isinstance(self._runs.get(run_id), Running):

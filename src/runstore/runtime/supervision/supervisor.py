@@ -238,7 +238,7 @@ class Supervisor:
             if event.type == InputAdded.type:
                 state = self._runs.get(commit.run_id)
                 if isinstance(state, SlotKept | Starting):
-                    state.meanwhile.added = seq
+                    state.early.added = seq
                     state = self._runs.get(commit.run_id)  # it may have begun to run just now
                 if isinstance(state, Running):
                     state.runner.notify_added(seq)
@@ -296,7 +296,7 @@ class Supervisor:
 
 
 class _Driven:
-    """The port `Drives`, for the agents of this process."""
+    """The port `RunningAttempts`, for the agents of this process."""
 
     def __init__(self, worker: RunWorker, dispatcher: Dispatcher, stopper: Stopper) -> None:
         self._runs = worker.runs
