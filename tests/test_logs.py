@@ -253,24 +253,55 @@ def test_a_log_format_that_there_is_not_is_exit_code_2(tmp_path: Path) -> None:
 
 
 UNPRINTABLE = """
+import logging
 import structlog
-from runstore.logs import configure_logs
+from structlog.contextvars import bind_contextvars
+from runstore.logs import configure_logs, log_as_library
 
 class Unprintable:
     def __str__(self):
         raise RuntimeError
     __repr__ = __str__
 
-configure_logs({format!r})
-structlog.get_logger("runstore.x").warning("happened", run_id="r1", value=Unprintable())
+{setup}
+fields = dict(run_id="r1", value="v1")
+event = "happened"
+{change}
+if {foreign}:
+    bind_contextvars(**fields)
+    logging.getLogger("other").warning(event)
+else:
+    structlog.get_logger("runstore.x").warning(event, **fields)
 print("goes on")
 """
+SETUPS = {
+    "logfmt": "configure_logs('logfmt')", "json": "configure_logs('json')", "library": "log_as_library()",
+}  # fmt: skip
+UNPRINTABLE_FIELDS = {
+    "value": ("fields['value'] = Unprintable()", "happened", "r1"),
+    "run_id": ("bind_contextvars(run_id=Unprintable()); del fields['run_id']", "happened", "v1"),
+    "event": ("event = Unprintable()", "r1", "v1"),
+}
 
 
-@pytest.mark.parametrize("format", ["logfmt", "json"])
-def test_a_field_that_cannot_be_printed_ends_neither_its_line_nor_its_caller(format: str) -> None:
-    command = [sys.executable, "-c", UNPRINTABLE.format(format=format)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def line_of(setup: str, change: str, *, foreign: bool) -> str:
+    """What a program logs that goes on after an unprintable field."""
+    code = UNPRINTABLE.format(setup=SETUPS[setup], change=change, foreign=foreign)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "goes on\n"
-    (line,) = done.stderr.splitlines()
-    assert all(word in line for word in ("happened", "r1", "not_printed", "RuntimeError"))
+    [line] = done.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+@pytest.mark.parametrize("field", UNPRINTABLE_FIELDS)
+def test_a_field_that_cannot_be_printed_is_named_and_the_caller_goes_on(setup: str, field: str) -> None:
+    change, *words = UNPRINTABLE_FIELDS[field]
+    line = line_of(setup, change, foreign=False)
+    assert all(word in line for word in (*words, "not_printed", f"{field} (RuntimeError)"))
+
+
+@pytest.mark.parametrize("setup", ["logfmt", "json"])
+def test_a_librarys_line_is_kept_though_a_field_of_its_context_cannot_be_printed(setup: str) -> None:
+    line = line_of(setup, "fields['value'] = Unprintable()", foreign=True)
+    assert all(word in line for word in ("happened", "r1", "not_printed", "value (RuntimeError)"))

@@ -23,6 +23,7 @@ from runstore.core.masking import without_keys
 from runstore.core.printable import escaped
 
 LogFormat = Literal["logfmt", "json"]
+Render = Callable[[object, str, EventDict], str]
 
 MAX_LINE = 16_384  # characters of a message
 MAX_LINES = 2_000  # lines waiting to be written; more are dropped
@@ -83,15 +84,27 @@ class _Line(str):
     """A line of ours, in its final form."""
 
 
-def _finished(render: Callable[[object, str, EventDict], str]) -> Processor:
+def _finished(render: Render) -> Processor:
     def finish(logger: object, name: str, line: EventDict) -> Any:
         try:
             return _Line(render(logger, name, {**line}))
-        except Exception as error:  # a field cannot be printed; the caller goes on
-            known = {key: line[key] for key in ("event", *_KEYS) if key in line}
-            return _Line(render(logger, name, {**known, "not_printed": type(error).__name__}))
+        except Exception:  # a field cannot be printed; the caller goes on
+            return _Line(render(logger, name, _printable(render, line)))
 
     return finish
+
+
+def _printable(render: Render, line: EventDict) -> EventDict:
+    """The fields that can be printed, and the names of the others."""
+    printable, others = {}, []
+    for key, value in line.items():
+        try:
+            render(None, "", {key: value})
+        except Exception as error:
+            others.append(f"{key} ({type(error).__name__})")
+        else:
+            printable[key] = value
+    return {**printable, "not_printed": ", ".join(others)}
 
 
 class _Formatter(structlog.stdlib.ProcessorFormatter):
@@ -102,7 +115,7 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
         return record.msg if isinstance(record.msg, _Line) else super().format(record)
 
 
-RENDER: dict[LogFormat, Callable[[object, str, EventDict], str]] = {"logfmt": _logfmt, "json": _json}
+RENDER: dict[LogFormat, Render] = {"logfmt": _logfmt, "json": _json}
 
 
 def configure_logs(
@@ -116,15 +129,16 @@ def configure_logs(
     Raises:
         ConfigError: the file cannot be opened.
     """
+    finish = _finished(RENDER[log_format])
     structlog.configure(
-        processors=[*_OURS, _finished(RENDER[log_format])],
+        processors=[*_OURS, finish],
         logger_factory=_logger,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
     formatter = _Formatter(
         foreign_pre_chain=_OTHERS,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, RENDER[log_format]],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, finish],
     )
     handlers: list[logging.Handler] = [] if log_file is None else [_open(Path(log_file))]
     handlers.append(logging.StreamHandler())
@@ -264,7 +278,7 @@ def log_as_library() -> None:
             processors=[
                 structlog.contextvars.merge_contextvars,
                 structlog.processors.format_exc_info,
-                _logfmt,
+                _finished(_logfmt),
             ],
             logger_factory=structlog.stdlib.LoggerFactory(),
             wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

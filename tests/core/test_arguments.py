@@ -24,6 +24,7 @@ def test_json_is_read(text: str) -> None:
         ('{} {"a": 1}', {"a": 1}),
         ('{"a": 1}{"a": 1}', {"a": 1}),
         ('{"a": {"b": "}"}}\n{ "a": {"b": "}"} }', {"a": {"b": "}"}}),
+        ('{"a": 1, "b": 2}{"b": 2, "a": 1}', {"a": 1, "b": 2}),
         ('```json\n{"a": 1}\n```', {"a": 1}),
         ('```{"a": "```"}```', {"a": "```"}),
         ('{"a": "</tool_call>"}</tool_call>', {"a": "</tool_call>"}),
@@ -31,8 +32,8 @@ def test_json_is_read(text: str) -> None:
     ],
     ids=[
         "line breaks", "tabs", "encoded twice", "encoded twice, with a break", "after {}", "after {} apart",
-        "twice", "twice, apart", "in a code block", "in a code block, with one inside", "before a tag",
-        "before marks",
+        "twice", "twice, apart", "twice, in another order", "in a code block",
+        "in a code block, with one inside", "before a tag", "before marks",
     ],
 )  # fmt: skip
 def test_variants_of_json_are_read(text: str, arguments: object) -> None:
@@ -67,7 +68,8 @@ def test_a_number_that_json_has_not_is_read() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '{"a": 1}{"a": 1', '{"a": 1}<', '```{"a": 1```',
+        '{"a": 1}{"a": 1', '{"a": 1}<', '```{"a": 1```', '{"a": 1}{"a": true}', '{"a": [0]}{"a": [false]}',
+        "```5```", "```null```", "```garbage```", "```json\nnull\n```", "```[1]```", "```json garbage {}```",
         '{"a": 1', '{"a": 1}}', '{"a": 1}{"a": 2}', "[1]", "7", '"x"', "'a'", '{"a": "x', "[" * 99_999,
         '{"a": 1,', '{"a": "x,}', '{"a": rm}', '{"a" "b"}', "{,}{",
         r'{"a": "C:\"}', """{'"': """ + "[" * 9_999 + "}",

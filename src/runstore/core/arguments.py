@@ -6,7 +6,6 @@ from typing import Any
 
 from runstore.core.depth import check_decodable, folded
 
-FENCE = "```"  # before and after a code block
 MAX_MENDED = 1 << 20  # characters of an object to mend, since each mistake is a step of Python
 
 # The forms that JSON lacks, and texts, in which they do not count. A text may lack its end.
@@ -16,7 +15,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|\\(?P<other>.)|"', re.DOTALL)
-_LANGUAGE = re.compile(r"\w*")  # of a code block
+_BLOCK = re.compile(r"```\w*\s*(?P<object>\{.*)```", re.DOTALL)  # a code block around an object
 _MARKS = re.compile(r"(?:\s|</?\w+>|<\|\w+\|>)*")  # of a model's own template, which its server should remove
 _DECODER = json.JSONDecoder(strict=False)
 _WORDS = {"True": "true", "False": "false", "None": "null"}  # Python's
@@ -37,8 +36,8 @@ def read_arguments(text: str, *, deepest: int | None = None) -> dict[str, Any]:
         ValueError: it is not JSON, or no object, or nested too deep for a decoder.
     """
     text = text.strip().removeprefix("{}").strip()
-    if len(text) > 2 * len(FENCE) and text.startswith(FENCE) and text.endswith(FENCE):
-        text = _LANGUAGE.sub("", text[len(FENCE) : -len(FENCE)], count=1).strip()
+    if block := _BLOCK.fullmatch(text):
+        text = block["object"].strip()
     value = _decoded(text, deepest) if text else None
     if isinstance(value, str):
         value = _decoded(value, deepest)
@@ -47,6 +46,11 @@ def read_arguments(text: str, *, deepest: int | None = None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("not an object")
     return value
+
+
+def same_arguments(one: Any, other: Any) -> bool:
+    """Whether two values are the same JSON; in Python `True` equals 1, too."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def _decoded(text: str, deepest: int | None) -> Any:
@@ -69,7 +73,7 @@ def _without_rest(text: str) -> str | None:
         value, end = _DECODER.raw_decode(text)
         if not isinstance(value, dict) or end == len(text):
             return None
-        if _MARKS.fullmatch(text, end) or _DECODER.decode(text[end:]) == value:
+        if _MARKS.fullmatch(text, end) or same_arguments(_DECODER.decode(text[end:]), value):
             return text[:end]
     except (ValueError, RecursionError):
         pass

@@ -65,16 +65,21 @@ async def test_calls_without_ids_are_made(use_id: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [" add\n", "functions.add", "default_api:add", "add<|channel|>commentary", "functions.add<|x|>"]
-)
+    "name",
+    [
+        " add\n", "functions.add", "default_api:add", "tools.add", "add<|channel|>commentary",
+        "functions.add<|x|>",
+    ],
+)  # fmt: skip
 async def test_a_tools_name_may_have_a_models_template_around_it(name: str) -> None:
     recorder, _, _ = await run([STARTED, *call("t1", name, '{"a": 1}'), stop("tool_use"), USAGE], say("ok"))
     assert [(event.name, event.output) for event in recorder.of(ToolFinished)] == [("add", [{"text": "1"}])]
     assert recorder.of(Message)[0].message["content"][0]["toolUse"]["name"] == "add"
 
 
-async def test_a_name_that_means_no_tool_is_unknown() -> None:
-    recorder, _, model = await run([STARTED, *call("t1", "my.sum", "{}"), stop("tool_use"), USAGE], say("ok"))
+@pytest.mark.parametrize("name", ["functions.sum", "server2:add", "browser.add", "my.functions.add"])
+async def test_a_name_that_means_no_tool_is_unknown(name: str) -> None:
+    recorder, _, model = await run([STARTED, *call("t1", name, "{}"), stop("tool_use"), USAGE], say("ok"))
     assert not recorder.of(ToolStarted)
     assert model.heard[1][-1]["content"][0]["toolResult"]["status"] == "error"
 

@@ -24,7 +24,8 @@ NO_CALL = "the model stopped to call a tool, but named none"
 NO_TEXT = "the model's answer has content that is neither text nor a list of parts with text"
 NO_OBJECT = "is not a JSON object"
 FIRST_PIECE = "firstPiece"  # our key in strands' start of a tool use: the piece of its input beside the name
-_LAST_PART = re.compile(r"(?<=[.:])[^.:]+\Z")  # of `functions.add`, `default_api:add`
+# Of `functions.add` and `default_api:add`. Any other prefix may name another server, whose tool is not ours.
+_TEMPLATE = re.compile(r"(?:functions|default_api|tools)[.:]")
 COUNTS = ("inputTokens", "outputTokens", "totalTokens")
 
 
@@ -143,7 +144,7 @@ class Repair:
         if name in self._tools:
             return name
         bare = name.partition("<|")[0].strip()
-        return next((each for each in (bare, *_LAST_PART.findall(bare)) if each in self._tools), name)
+        return next((each for each in (bare, _TEMPLATE.sub("", bare, count=1)) if each in self._tools), name)
 
     def _end_use(self) -> Iterator[Chunk]:
         """The input of a tool use, in one delta. strands would call a tool without input that is not JSON."""

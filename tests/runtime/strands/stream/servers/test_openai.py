@@ -1,6 +1,7 @@
 """Answers of servers that speak OpenAI's chat completions whose faults strands' class does not pass on."""
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -61,6 +62,12 @@ def name(of: str = "") -> str:
     return f"a name of {of}"
 
 
+@tool
+def shown(of: Any) -> str:
+    """Show a value."""
+    return repr(of)
+
+
 class Answer(BaseModel):
     """An answer."""
 
@@ -101,7 +108,7 @@ async def run(*answers: Any, **settings: Any) -> tuple[ListRecorder, AgentResult
     )  # fmt: skip
     whole = any(isinstance(each, dict) for each in answers)
     model = OpenAIModel(client, model_id="m", params={"stream": False} if whole else {})
-    recorder, ended = await drive(agent(model, add, name, **settings))
+    recorder, ended = await drive(agent(model, add, name, shown, **settings))
     return recorder, ended, asked
 
 
@@ -148,9 +155,21 @@ async def test_an_answer_whose_connection_breaks_has_broken_off() -> None:
     assert broken.value.code == "model_unavailable"
 
 
-async def test_a_stream_may_begin_with_a_byte_order_mark() -> None:
+MARKS = {
+    "apart": [BOM_UTF8], "in two pieces": [BOM_UTF8[:1], BOM_UTF8[1:]], "before a line": [BOM_UTF8 + b"\n"],
+    "byte by byte": [b"\xef", b"\xbb", b"\xbf", b"\n"], "lines": [b"\n", b"", b"\n", b"\n", b"\n"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("marks", MARKS.values(), ids=MARKS)
+@pytest.mark.parametrize("is_whole", [False, True], ids=["stream", "whole"])
+async def test_an_answer_may_begin_with_a_byte_order_mark(marks: list[bytes], is_whole: bool) -> None:
     async def marked() -> AsyncIterator[bytes]:
-        yield b"\xef\xbb\xbf"
+        for mark in marks:
+            yield mark
+        if is_whole:
+            yield json.dumps(whole({"role": "assistant", "content": "done"})[0]).encode()
+            return
         for each in SAID:
             yield f"data: {json.dumps(each)}\n\n".encode()
 
@@ -292,12 +311,14 @@ async def test_a_call_that_is_said_again_is_made_once(pieces: list[Chunk]) -> No
     assert [each["role"] for each in asked[1]["messages"]] == ["user", "assistant", "tool"]
 
 
-async def test_two_calls_of_one_id_and_tool_are_two_if_their_arguments_differ() -> None:
-    pieces = [call(0, "x", "name", '{"of": "a"}'), call(0, "x", "name", '{"of": "b"}')]
+@pytest.mark.parametrize("values", [("a", "b"), (1, True), (0, False)], ids=repr)
+async def test_two_calls_of_one_id_and_tool_are_two_if_their_arguments_differ(
+    values: tuple[Any, Any],
+) -> None:
+    pieces = [call(0, "x", "shown", json.dumps({"of": value})) for value in values]
     recorder, _, _ = await run([*pieces, chunk(finish="tool_calls"), COUNTED], SAID)
-    assert [event.output for event in recorder.of(ToolFinished)] == [
-        [{"text": "a name of a"}], [{"text": "a name of b"}],
-    ]  # fmt: skip
+    outputs = [event.output for event in recorder.of(ToolFinished)]
+    assert outputs == [[{"text": repr(value)}] for value in values]
 
 
 async def test_a_call_in_many_named_pieces_takes_time_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:

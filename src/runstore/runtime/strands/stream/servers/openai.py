@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from runstore.core.arguments import read_arguments
+from runstore.core.arguments import read_arguments, same_arguments
 from runstore.core.depth import check_decodable
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.stream.end_reasons import COMPLETE
@@ -72,15 +72,16 @@ class _Begun(Wrapped):
 async def _chunks(answer: Any) -> AsyncIterator[Any]:
     """The chunks of an answer that may be whole.
 
-    Its first byte decides, since servers give streams the type of JSON, and OpenAI's SDK ignores the type.
+    Its first byte, after a byte order mark, decides: servers give streams the type of JSON, and OpenAI's SDK
+    ignores the type.
     """
     chunks = answer
     if isinstance(answer, sys.modules["openai"].AsyncStream):  # not one that another package has wrapped
         response = answer.response
         pieces = response.aiter_bytes()
         begin = b""
-        while not begin and (piece := await anext(pieces, None)) is not None:
-            begin = piece.removeprefix(BOM_UTF8).lstrip()
+        while BOM_UTF8.startswith(begin) and (piece := await anext(pieces, None)) is not None:
+            begin = (begin + piece).removeprefix(BOM_UTF8).lstrip()
         if begin.startswith(b"{"):
             chunks = _unstreamed(begin + b"".join([each async for each in pieces]), response.request)
         else:
@@ -309,7 +310,7 @@ class _Call(Struct):
         if function.name != self.first.function.name or not self.is_complete:
             return False
         said = _object("".join(each.arguments for each in self.arguments))
-        return said == _object(function.arguments or "")
+        return same_arguments(said, _object(function.arguments or ""))
 
 
 class ToolCalls:
