@@ -296,15 +296,45 @@ async def test_an_ending_withholds_a_last_answer_that_a_hook_had_yet_to_judge(
     [
         [LAST, say(SECRET), ANSWER, AgentFinished(agent="demo")],
         [LAST, say(SECRET), CALLS],
+        [LAST, msgspec.structs.replace(CALLS, more=True), ANSWER],
         [REDACTS, say(SECRET), ANSWER],
     ],
-    ids=["judged", "not the last", "no such hook"],
+    ids=["judged", "not the last", "not the last, in parts", "no such hook"],
 )
 async def test_an_ending_keeps_an_answer_that_has_been_judged(log: EventLog, events: list[Event]) -> None:
     run_id = await start_run(log)
     await log.append(run_id, events)
     await log.append(run_id, [CANCELLED])
     assert read(await read_run(log, run_id))[2:5] == events[:3]
+
+
+@pytest.mark.parametrize("redacts_last", [True, False])
+@pytest.mark.parametrize("judged", [True, False])
+async def test_an_ending_withholds_an_unjudged_last_answer_of_an_earlier_attempt(
+    log: EventLog, judged: bool, redacts_last: bool
+) -> None:
+    run_id = await start_run(log)
+    finished = [AgentFinished(agent="demo")] if judged else []
+    await log.append(run_id, [LAST, say(SECRET), ANSWER, *finished])
+    again = Started(worker_id="w", attempt=2, reason="adopted", discard_after_seq=5, withholds=True)
+    began = msgspec.structs.replace(LAST, redacts_last=redacts_last)
+    await log.append(run_id, [again, began, CANCELLED])
+    kinds = [event.type for event in await read_run(log, run_id)][3:5]
+    assert kinds == (["llm.token", "llm.message"] if judged else ["llm.redacted"] * 2)
+
+
+@pytest.mark.parametrize("content", ["words", None, ["words"], [None], {"text": "words"}, 7])
+@pytest.mark.parametrize("role", ["assistant", None, 7])
+async def test_a_message_of_any_shape_hinders_no_ending_or_discard(
+    log: EventLog, role: object, content: object
+) -> None:
+    run_id = await start_run(log)
+    odd = Message(agent="demo", message={"role": role, "content": content})
+    await log.append(run_id, [LAST, say(SECRET), odd])
+    await log.append(run_id, [odd, say(SECRET), take_back(SECRET, "redacted"), CANCELLED])
+    assert [event.type for event in await read_run(log, run_id)][-3:] == [
+        "llm.redacted", "llm.discarded", "lifecycle.cancelled",
+    ]  # fmt: skip
 
 
 async def test_what_follows_an_answer_is_withheld_without_it(log: EventLog) -> None:
@@ -326,6 +356,16 @@ async def test_a_redaction_withholds_the_earlier_tries_of_its_answer(log: EventL
         "llm.redacted", "llm.discarded",
     ]  # fmt: skip
     assert [event.from_seq for event in await discards(log, run_id)] == [5, 8]
+
+
+async def test_a_try_is_withheld_though_a_message_came_between_it_and_its_discard(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [say("fine"), ANSWER, say(SECRET), GUIDANCE, take_back(SECRET, "rejected")])
+    await log.append(run_id, [say(SECRET), take_back(SECRET, "redacted")])
+    assert [event.type for event in await read_run(log, run_id)][2:] == [
+        "llm.token", "llm.message", "llm.redacted", "llm.message", "llm.discarded", "llm.redacted",
+        "llm.discarded",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("began", "ending"), [(PLAIN, CANCELLED), (REDACTS, COMPLETED)])
@@ -365,13 +405,15 @@ async def test_another_process_redacts_what_this_one_has_said(open_shared: Calla
     assert [event.from_seq for event in await discards(there, run_id)] == [4, 6]
 
 
-@pytest.mark.parametrize("place", ["message", "answer", "text"])
-def test_an_answer_that_was_not_streamed_is_looked_for_no_further_than_it_reaches(place: str) -> None:
+@pytest.mark.parametrize(("place", "unread"), [("message", [1]), ("answer", [2, 1]), ("text", [1])])
+def test_an_answer_that_was_not_streamed_is_looked_for_no_further_than_the_one_before(
+    place: str, unread: list[int]
+) -> None:
     before: dict[str, Event] = {"message": GUIDANCE, "answer": ANSWER, "text": say("said")}
     more = msgspec.structs.replace(ANSWER, more=True)
     other = msgspec.structs.replace(GUIDANCE, call_id="t1")
-    log = [ANSWER, GUIDANCE, before[place], more, other, more, ANSWER, say("x", "demo/other"), GUIDANCE]
+    log = [GUIDANCE, ANSWER, before[place], more, other, more, ANSWER, say("x", "demo/other"), GUIDANCE]
     stored = iter([TextEvent(seq, event.type, encode(event).data) for seq, event in enumerate(log, 1)][::-1])
     settled = settle([encode(take_back("", "redacted"))], len(log) + 1, lambda: stored)
     assert [each.seqs for each in settled.withheld] == [[6, 4], [7]]
-    assert [event.seq for event in stored] == [2, 1]
+    assert [event.seq for event in stored] == unread

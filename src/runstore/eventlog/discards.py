@@ -8,7 +8,8 @@ redacted answer its earlier tries are withheld, which may have said the same.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, filterfalse
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -57,19 +58,34 @@ class Settled(Struct):
     redacts: bool = False
 
 
-class _Role(Struct, frozen=True):
-    role: str = ""
-    content: list[dict[str, msgspec.Raw]] = []
+class _Words(Struct, frozen=True):
+    """A message, which may be of any shape if a program of its own has recorded it."""
+
+    role: Any = None
+    content: Any = None
 
 
 class _Speech(Struct, frozen=True):
-    """The speaker of an event; of a message, only whether it is an answer."""
+    """The speaker of an event, and what it says."""
 
     agent: str = ""
     call_id: str | None = None
     text: str = ""
-    message: _Role | None = None
+    message: _Words = _Words()
     more: bool = False
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is an agent's message, or a part of one."""
+        return bool(self.message.role == "assistant")
+
+    @property
+    def calls(self) -> bool:
+        """Whether it calls a tool."""
+        content = self.message.content
+        return isinstance(content, list) and any(
+            isinstance(block, dict) and "toolUse" in block for block in content
+        )
 
 
 class _Began(Struct, frozen=True):
@@ -134,14 +150,16 @@ def _discard(
     event, own_seq = settled.events[index], first_seq + index
     discarded = _read_discarded(event.data)
     before = _backwards(settled.events[:index], first_seq, earlier)
-    texts, messages, from_seq, reached = _taken_back(discarded, own_seq, before)
+    taken = _TakenBack(discarded, own_seq, discarded.length)
+    reached = next(filterfalse(taken.take, before), None)
+    from_seq = discarded.from_seq or taken.from_seq
     complete = msgspec.structs.replace(discarded, from_seq=from_seq)
     settled.events[index] = msgspec.structs.replace(event, data=to_json(complete))
     if discarded.reason == WITHHELD:
-        texts += _tries(discarded, from_seq, chain(reached, before))
+        rest = before if reached is None else chain((reached,), before)
         tombstone = Redacted(agent=discarded.agent, call_id=discarded.call_id)
-        _bury(settled, first_seq, texts, tombstone)
-        _bury(settled, first_seq, messages, msgspec.structs.replace(tombstone, message=True))
+        _bury(settled, first_seq, [*taken.texts, *_tries(discarded, from_seq, rest)], tombstone)
+        _bury(settled, first_seq, taken.messages, msgspec.structs.replace(tombstone, message=True))
 
 
 def _start(settled: Settled, first_seq: int, index: int, earlier: Callable[[], Iterable[TextEvent]]) -> None:
@@ -183,30 +201,34 @@ class _Last(Struct):
     _said: list[int] = msgspec.field(default_factory=list)  # the text of its last answer
     _answer: list[int] = msgspec.field(default_factory=list)  # the last answer itself
     _answers: int = 0  # answers so far
-    _settled: bool = False  # it has finished, or its beginning is known
+    _calls: bool = False  # the last answer calls tools
+    _went_on: bool = False  # it has said more since
+    _finished: bool = False  # it has finished since, so that its hooks have judged the answer
+    _began: bool = False  # the beginning of the work that led to the last answer was seen
 
     def take(self, event: TextEvent, speech: _Speech) -> None:
         if event.type == AgentFinished.type:
-            self._settled |= not self._answers
+            self._finished |= not self._answers
         elif event.type == AgentStarted.type:
-            if not self._settled and _read_began(event.data).redacts_last:
-                self.unjudged += self._said
-                self.messages = self._answer
-            self._settled = True
+            # Before that is an earlier attempt. Without an answer since, the last one may be from there.
+            if self._answers and not self._began:
+                self._began = True
+                judged = self._calls or self._went_on or self._finished
+                if not judged and _read_began(event.data).redacts_last:
+                    self.unjudged += self._said
+                    self.messages += self._answer
         elif event.type in TEXT_TYPES:
             if not self._answers:
                 self.unjudged.append(event.seq)
             elif self._answers == 1:
                 self._said.append(event.seq)
-        elif speech.message is not None and speech.message.role == "assistant":
-            if speech.more and self._answers == 1:  # a part of the same answer
-                self._answer.append(event.seq)
-                return
-            self._answers += 1
+        elif speech.answers:
+            if not (speech.more and self._answers):  # otherwise a part of the same answer
+                self._answers += 1
+                self._went_on |= self._answers == 1 and bool(self.unjudged)
             if self._answers == 1:
                 self._answer.append(event.seq)
-                calls = any("toolUse" in block for block in speech.message.content)
-                self._settled |= calls or bool(self.unjudged)
+                self._calls |= speech.calls
 
 
 def _bury(settled: Settled, first_seq: int, seqs: Sequence[int], tombstone: Redacted) -> None:
@@ -227,51 +249,59 @@ def _backwards(
     yield from earlier()
 
 
-def _taken_back(
-    discarded: Discarded, own_seq: int, events: Iterable[TextEvent]
-) -> tuple[list[int], list[int], int, list[TextEvent]]:
-    """The seqs of the discarded text, those of complete answers, and the lowest of them; the event before.
+class _TakenBack(Struct):
+    """What a discard takes back, as the run's events come backwards.
 
     A discard of length 0 discards the last answer if it was not streamed.
+
+    `texts`: text, and all but the last part of an answer. `messages`: complete answers. `from_seq`: the
+    lowest seq of both.
     """
-    texts: list[int] = []  # and all but the last part of an answer
-    messages: list[int] = []
-    from_seq, left, reached = own_seq, discarded.length, list[TextEvent]()
-    for event in events:
-        reached = [event]
-        found_all = left <= 0 and discarded.length
-        if event.seq < discarded.from_seq or (found_all and not discarded.from_seq):
-            break
-        if event.type in SPOKEN and _is_of(discarded, speech := _read_speech(event.data)):
-            if event.type in TEXT_TYPES:
-                if left <= 0 and not discarded.from_seq:
-                    break
-                from_seq, left = event.seq, left - length_of(speech.text)
-                texts.append(event.seq)
-            elif speech.message is not None:
-                answers = speech.message.role == "assistant"
-                part = answers and speech.more
-                if messages and not (part or discarded.from_seq) and (answers or not discarded.length):
-                    break  # before the answer: what it answers, or an earlier one
-                if answers:
-                    (texts if part else messages).append(event.seq)
-                    from_seq = event.seq
-    else:
-        reached = []
-    return texts, messages, discarded.from_seq or from_seq, reached
+
+    _discarded: Discarded
+    from_seq: int
+    _left: int
+    texts: list[int] = msgspec.field(default_factory=list)
+    messages: list[int] = msgspec.field(default_factory=list)
+
+    def take(self, event: TextEvent) -> bool:
+        """Whether the discarded text does not begin after this event."""
+        discarded, bounded = self._discarded, bool(self._discarded.from_seq)
+        found_all = self._left <= 0 and not bounded
+        if event.seq < discarded.from_seq or (found_all and discarded.length):
+            return False
+        if event.type not in SPOKEN or not _is_of(discarded, speech := _read_speech(event.data)):
+            return True
+        if event.type in TEXT_TYPES:
+            if found_all:
+                return False
+            self._left -= length_of(speech.text)
+            self.texts.append(event.seq)
+            self.from_seq = event.seq
+            return True
+        part = speech.answers and speech.more
+        if self.messages and not (part or bounded) and (speech.answers or not discarded.length):
+            return False  # before the answer: what it answers, or an earlier one
+        if speech.answers:
+            (self.texts if part else self.messages).append(event.seq)
+            self.from_seq = event.seq
+        return True
 
 
 def _tries(discarded: Discarded, from_seq: int, events: Iterable[TextEvent]) -> Iterator[int]:
     """The seqs of the text of an answer's earlier tries: discarded, and said since the answer before."""
     first = from_seq
     for event in events:
-        if event.seq < from_seq and event.type in READ and _is_of(discarded, _read_speech(event.data)):
-            if event.type == Discarded.type:
-                first = min(first, _read_discarded(event.data).from_seq)
-            elif event.type in TEXT_TYPES and event.seq >= first:
-                yield event.seq
-            elif event.type != AgentFinished.type:
-                return
+        if event.seq >= from_seq or event.type not in READ:
+            continue
+        if not _is_of(discarded, speech := _read_speech(event.data)):
+            continue
+        if event.type == AgentStarted.type or speech.answers:
+            return
+        if event.type == Discarded.type:
+            first = min(first, _read_discarded(event.data).from_seq)
+        elif event.type in TEXT_TYPES and event.seq >= first:
+            yield event.seq
 
 
 def _is_of(discarded: Discarded, speech: _Speech) -> bool:
