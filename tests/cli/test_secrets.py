@@ -240,6 +240,30 @@ def test_in_a_user_namespace_a_folder_of_a_user_outside_of_it_is_no_fault(
     assert subprocess.check_output([*apart, sys.executable, "-c", code], text=True) == "[]\n"
 
 
+@pytest.mark.parametrize(
+    ("uid_map", "is_own"),
+    [
+        ("0 0 4294967295", True),  # no namespace
+        ("0 1000 1\n1 100000 65536", True),  # a container without privileges, which has a user nobody
+        ("0 1000 1\n65535 100000 1", False),
+        ("0 1000 1\n1 100000 65533", False),
+    ],
+)
+def test_a_user_of_the_namespace_with_the_id_of_users_outside_is_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid_map: str, is_own: bool
+) -> None:
+    (tmp_path / "uid_map").write_text(uid_map)
+    (tmp_path / "overflowuid").write_text("65534\n")
+    monkeypatch.setattr(files, "UID_MAP", tmp_path / "uid_map")
+    monkeypatch.setattr(files, "OVERFLOW_ID", tmp_path / "overflowuid")
+    file = tmp_path / "runstore.db"
+    file.touch(0o600)
+    status = SimpleNamespace(st_uid=NOBODY, st_mode=0o600)
+    monkeypatch.setattr(os, "lstat", lambda path: status)
+    found = list(files.remedies(file, str(file), 600))
+    assert found == ([f"chown {pwd.getpwuid(os.geteuid()).pw_name} {file}"] if is_own else [])
+
+
 async def test_a_database_of_another_user_is_opened_if_files_are_shared(
     tmp_path: Path, give: Callable[[Path], None]
 ) -> None:

@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 STATIC_IDS = 100  # Debian's /var/local is of group 50: directory services give their users no group below 100
-ALL_IDS = 2**32 - 1  # ids in the map of the first user namespace
+UID_MAP = Path("/proc/self/uid_map")  # lines of: first id here, first id outside, number of ids
+OVERFLOW_ID = Path("/proc/sys/kernel/overflowuid")
 
 
 def remedies(path: Path | str, shown: str, mode: int) -> Iterator[str]:
@@ -62,10 +63,15 @@ def _owner_remedies(path: Path | str, shown: str) -> Iterator[str]:
 
 
 def _foreign_ids() -> Iterator[int]:
-    """The id that stands for all users outside of this process's user namespace (user_namespaces(7))."""
+    """The id that stands for all users outside of this process's user namespace (user_namespaces(7)).
+
+    There is none if the namespace has a user of its own with that id.
+    """
     with suppress(OSError, ValueError):
-        if Path("/proc/self/uid_map").read_text().split() != ["0", "0", str(ALL_IDS)]:
-            yield int(Path("/proc/sys/kernel/overflowuid").read_text())
+        foreign = int(OVERFLOW_ID.read_text())
+        ranges = [map(int, line.split()) for line in UID_MAP.read_text().splitlines()]
+        if not any(first <= foreign < first + count for first, _, count in ranges):
+            yield foreign
 
 
 def _name(user_id: int) -> str:
