@@ -126,11 +126,11 @@ class MemoryStore:
         with self.lock:
             for append in batch:
                 try:
-                    result.outcomes.append(self._store(append, result.commits))
+                    result.results.append(self._store(append, result.commits))
                 except RunstoreError as refusal:
-                    result.outcomes.append(refusal)
+                    result.results.append(refusal)
                 except msgspec.ValidationError as error:
-                    result.outcomes.append(InvalidEvent(f"the event cannot be stored: {error}"))
+                    result.results.append(InvalidEvent(f"the event cannot be stored: {error}"))
         return result
 
     def probe(self) -> CommitResult:

@@ -445,7 +445,7 @@ async def test_stored_events_are_published_once_even_if_the_rest_of_the_batch_fa
         store.commit([good, bad, other])
     assert [commit.run_id for commit in store.commit([other]).commits] == [runs[0], runs[2]]
     told = store.commit([good])
-    assert (told.outcomes, told.commits) == ([3], [])
+    assert (told.results, told.commits) == ([3], [])
     store.close()
     assert sqlite_value(database, "SELECT count(*) FROM events WHERE type = 'custom.note'") == 2
 
@@ -464,7 +464,7 @@ def test_stored_events_are_not_stored_again_however_many_answers_are_lost(
         with lost_answer(dialect, error, after=looks), pytest.raises(LogUnavailable):
             store.commit(batch)
     told = store.commit([one, two, three])
-    assert told.outcomes == [3, 3, 3]
+    assert told.results == [3, 3, 3]
     assert [commit.run_id for commit in told.commits] == runs
     store.close()
     assert sqlite_value(database, "SELECT count(*) FROM events WHERE type = 'custom.note'") == 3

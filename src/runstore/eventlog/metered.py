@@ -16,7 +16,7 @@ from runstore.core.errors import LeaseLost, RunClosed, RunstoreError
 from runstore.core.events import ENDINGS, CancelRequested, Queued, Started
 from runstore.core.ports import Committed, Publisher
 from runstore.eventlog.admission import Append
-from runstore.eventlog.writer import CommitResult, Outcome, Store
+from runstore.eventlog.writer import AppendResult, CommitResult, Store
 
 COMMIT_EVENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -72,7 +72,7 @@ class LogCounts:
             self.events += events
             self.commit_events.observe(events)
             self.commit_seconds.observe(seconds)
-        refused = self._refused(batch, result.outcomes)
+        refused = self._refused(batch, result.results)
         self.appends["refused"] += refused
         self.appends["stored"] += len(batch) - refused
         for commit in result.commits:
@@ -86,13 +86,13 @@ class LogCounts:
             oldest = min([commit.events[0].at for commit in commits])
             self.publish_lag.observe(max(0.0, time.time() - oldest / 1000))
 
-    def _refused(self, batch: Sequence[Append], outcomes: Sequence[Outcome]) -> int:
+    def _refused(self, batch: Sequence[Append], results: Sequence[AppendResult]) -> int:
         refused = 0
-        for append, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, RunstoreError):
+        for append, result in zip(batch, results, strict=True):
+            if isinstance(result, RunstoreError):
                 refused += 1
-                if append.attempt is not None and isinstance(outcome, RunClosed | LeaseLost):
-                    self.late_events[outcome.code] += len(append.events)
+                if append.attempt is not None and isinstance(result, RunClosed | LeaseLost):
+                    self.late_events[result.code] += len(append.events)
         return refused
 
     def _count_queued(self, run_id: str, event: EncodedEvent) -> None:

@@ -24,7 +24,7 @@ from runstore.eventlog.discards import discards, settle
 from runstore.eventlog.queries import read_append_id, read_head, read_redacts, read_text_before, withhold
 from runstore.eventlog.rules.control import write_control
 from runstore.eventlog.rules.rules import Rules, read_rules, users_of, write_rules
-from runstore.eventlog.writer import CommitResult, Outcome
+from runstore.eventlog.writer import AppendResult, CommitResult
 
 CONCURRENT_TRIES = 2  # tries beside other writers; the one after them is exclusive, and cannot conflict
 BATCHES = 1 << 32  # batches of one process that an append_id distinguishes
@@ -62,14 +62,14 @@ class _Admitted(Struct, frozen=True):
     """The accepted part of a batch, and the resulting heads, unless another writer was first."""
 
     heads: dict[str, Head]
-    outcomes: list[Outcome]
+    results: list[AppendResult]
     changes: dict[str, list[EncodedEvent]]
     moved: set[str]  # the runs with other changes than streamed text
     rules: Rules
     redacting: set[str]
 
     def result(self) -> CommitResult:
-        return CommitResult(self.outcomes, [self._committed(run_id) for run_id in self.changes])
+        return CommitResult(self.results, [self._committed(run_id) for run_id in self.changes])
 
     def first_seq(self, run_id: str) -> int:
         return self.heads[run_id].seq - len(self.changes[run_id]) + 1
@@ -123,7 +123,7 @@ class SqlStore:
         self._heads: dict[str, Head] = {}
         self._purges = 0  # after a purge, a stale head would no longer conflict
         self._unconfirmed: _Unconfirmed | None = None
-        self._landed: dict[Append, Outcome] = {}  # stored, and not yet reported
+        self._landed: dict[Append, AppendResult] = {}  # stored, and not yet reported
         self._unpublished: list[Committed] = []  # the events stored with them
         self._append_ids = _append_ids()
 
@@ -165,7 +165,7 @@ class SqlStore:
             return self._store_batch(batch, exclusive)
         rest = [append for append in batch if append not in self._landed]
         result = self._store_batch(rest, exclusive) if rest or not batch else CommitResult([], [])
-        self._landed |= zip(rest, result.outcomes, strict=True)
+        self._landed |= zip(rest, result.results, strict=True)
         commits, self._unpublished = [*self._unpublished, *result.commits], []
         return CommitResult([self._landed.pop(append) for append in batch], commits)
 
@@ -186,8 +186,8 @@ class SqlStore:
             self._unconfirmed = None
             if found == last.append_id:
                 coming = set(batch)
-                outcomes = zip(last.batch, last.result.outcomes, strict=True)
-                self._landed |= {append: outcome for append, outcome in outcomes if append in coming}
+                results = zip(last.batch, last.result.results, strict=True)
+                self._landed |= {append: result for append, result in results if append in coming}
                 self._unpublished += last.result.commits
 
     def _store_batch(self, batch: Sequence[Append], exclusive: bool) -> CommitResult:
@@ -227,8 +227,8 @@ class SqlStore:
 
     def _admit_by_known_heads(self, connection: Connection, batch: Sequence[Append]) -> _Admitted:
         heads, rules = self._current_heads(connection, batch), read_rules(connection)
-        outcomes, changes, moved = _admit_each(heads, rules, batch, partial(read_head, connection))
-        return _Admitted(heads, outcomes, changes, moved, rules, set())
+        results, changes, moved = _admit_each(heads, rules, batch, partial(read_head, connection))
+        return _Admitted(heads, results, changes, moved, rules, set())
 
     def _current_heads(self, connection: Connection, batch: Sequence[Append]) -> dict[str, Head]:
         heads: dict[str, Head] = {}
@@ -297,9 +297,9 @@ def _admit_each(
     rules: Rules,
     batch: Sequence[Append],
     find_head: Callable[[str], Head | None],
-) -> tuple[list[Outcome], dict[str, list[EncodedEvent]], set[str]]:
+) -> tuple[list[AppendResult], dict[str, list[EncodedEvent]], set[str]]:
     """Accept or refuse each append, in order; `heads` advance with the accepted ones."""
-    outcomes: list[Outcome] = []
+    results: list[AppendResult] = []
     changes: dict[str, list[EncodedEvent]] = defaultdict(list)
     moved: set[str] = set()
 
@@ -316,16 +316,16 @@ def _admit_each(
             events = admit(head, append)
             caused = [] if append.text else rules.take(append, events, head)
         except RunstoreError as refusal:
-            outcomes.append(refusal)
+            results.append(refusal)
             continue
         let_in(append.run_id, events, text=append.text)
-        outcomes.append(heads[append.run_id].seq)
+        results.append(heads[append.run_id].seq)
         for other in caused:
             if other.run_id not in heads:
                 heads[other.run_id] = find_head(other.run_id) or NOTHING
             with suppress(AppendRefused):  # it has ended in the meantime, and need not stop
                 let_in(other.run_id, admit(heads[other.run_id], other))
-    return outcomes, dict(changes), moved
+    return results, dict(changes), moved
 
 
 def _new_first(change: tuple[str, list[EncodedEvent]]) -> str:

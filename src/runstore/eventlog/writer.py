@@ -30,13 +30,13 @@ CLOSE_TIMEOUT_S = 1.0  # seconds to commit the queue at close; appends left then
 
 log = structlog.get_logger(__name__)
 
-Outcome = int | RunstoreError  # the run's last seq, or the reason of the refusal
+AppendResult = int | RunstoreError  # the run's last seq, or the reason of the refusal
 
 
 class CommitResult(Struct, frozen=True):
-    """The result of a batch: an outcome for each append, and the stored events."""
+    """The result of a batch: a result for each append, and the stored events."""
 
-    outcomes: list[Outcome]
+    results: list[AppendResult]
     commits: list[Committed]
 
 
@@ -165,7 +165,7 @@ class Writer:
             else:
                 self.unavailable = None
                 _shielded(self._feed.publish, result.commits)
-                _acknowledge(kept, result.outcomes)
+                _acknowledge(kept, result.results)
                 return
 
     def _probe(self) -> CommitResult:
@@ -230,14 +230,14 @@ def _check_order(encoded: Sequence[EncodedEvent]) -> None:
         raise InvalidEvent(f"{min(markers)} is appended alone")
 
 
-def _acknowledge(batch: Sequence[Append], outcomes: Sequence[Outcome]) -> None:
-    """Report every append's outcome, with one call per event loop."""
-    answers: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[int], Outcome]]] = defaultdict(list)
-    for append, outcome in zip(batch, outcomes, strict=True):
+def _acknowledge(batch: Sequence[Append], results: Sequence[AppendResult]) -> None:
+    """Report every append's result, with one call per event loop."""
+    answers = defaultdict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[int], AppendResult]]](list)
+    for append, result in zip(batch, results, strict=True):
         if append.waiter is not None:
-            answers[append.waiter.loop].append((append.waiter.future, outcome))
-        elif append.refused is not None and isinstance(outcome, RunstoreError):
-            _shielded(append.refused, outcome)
+            answers[append.waiter.loop].append((append.waiter.future, result))
+        elif append.refused is not None and isinstance(result, RunstoreError):
+            _shielded(append.refused, result)
     for loop, pairs in answers.items():
         _call(loop, _resolve, pairs)
 
@@ -259,11 +259,11 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *argum
         loop.call_soon_threadsafe(function, *arguments)
 
 
-def _resolve(pairs: Sequence[tuple["asyncio.Future[int]", Outcome]]) -> None:
-    for future, outcome in pairs:
+def _resolve(pairs: Sequence[tuple["asyncio.Future[int]", AppendResult]]) -> None:
+    for future, result in pairs:
         if future.done():
             continue
-        if isinstance(outcome, RunstoreError):
-            future.set_exception(outcome)
+        if isinstance(result, RunstoreError):
+            future.set_exception(result)
         else:
-            future.set_result(outcome)
+            future.set_result(result)

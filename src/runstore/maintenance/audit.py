@@ -28,6 +28,6 @@ def record_audit(
     """
     with closing(SqlStore(database, [], beside=change)) as store:
         append = Append(stream_id, [encode(event) for event in events])
-        [outcome] = retry_while_transient(database, partial(store.commit, [append])).outcomes
-    if isinstance(outcome, Exception):
-        raise outcome
+        [result] = retry_while_transient(database, partial(store.commit, [append])).results
+    if isinstance(result, Exception):
+        raise result

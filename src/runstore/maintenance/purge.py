@@ -200,7 +200,7 @@ class Purge:
         for start in range(0, len(appends), MARKED_RUNS):
             some = appends[start : start + MARKED_RUNS]
             result = self._patiently(partial(self._store.commit, some))
-            self._done.runs += sum(isinstance(outcome, int) for outcome in result.outcomes)
+            self._done.runs += sum(isinstance(each, int) for each in result.results)
             self._rest()
 
     def _clear(self, *, drops: bool = False) -> None:
