@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -17,6 +18,7 @@ from runstore.core.ids import new_run_id
 from runstore.database.database import Database
 from runstore.database.dialects import PAGERS, REPLICA_CONNECT_S
 from runstore.database.opening import open_database
+from runstore.database.replica import FIRST_RETRY_S
 from runstore.eventlog.sql import LONG_READ, SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from tests.kit.checks import check_all
@@ -152,6 +154,47 @@ async def test_a_slow_read_and_a_lost_connection_to_the_primary_do_not_count_aga
         pair.primary.cut_off()
         assert not await by_replica(database)
         assert await by_replica(database)
+    finally:
+        await database.close()
+
+
+async def test_small_reads_that_are_slow_on_the_replica_leave_it_alone_for_a_growing_time(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runstore.database.dialects.postgresql.ANSWER_S", 0.2)
+    database = open_database(pair.primary.url, read_url=pair.replica.url, statement_timeout=True)
+    replica = database.replica
+    assert replica is not None
+    now = time.monotonic()
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        time.sleep(seconds)
+
+    clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
+    monkeypatch.setattr("runstore.database.replica.time", clock)
+
+    async def is_slow() -> bool:
+        """Whether a small read waits for the replica, before the primary answers."""
+        began = time.monotonic()
+        assert not await asyncio.to_thread(database.read_past, slow_on_the_replica)
+        return time.monotonic() - began > 0.2
+
+    try:
+        await until(lambda: by_replica(database))
+        for wait_s in (FIRST_RETRY_S, 2 * FIRST_RETRY_S, 4 * FIRST_RETRY_S):
+            assert await is_slow()
+            assert not await is_slow()
+            assert await by_replica(database), "other reads"
+            now += wait_s / 2
+            assert not await is_slow()
+            now += wait_s / 2
+        assert (await asyncio.to_thread(database.read_past, latest))[0]
+        assert await is_slow()
+        now += FIRST_RETRY_S
+        assert (await asyncio.to_thread(database.read_past, latest))[0]
+        assert replica.usable
     finally:
         await database.close()
 

@@ -15,7 +15,7 @@ from runstore.database.dialects import Replicated
 
 CATCH_UP_S = 0.1  # seconds to wait for the replica to catch up; then the primary answers
 REPLAY_POLL_S = 0.005  # seconds between two checks of how far it is
-FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0  # seconds without reads of a replica that is lost or behind
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0  # seconds without reads of a replica that is lost, behind or slow
 
 T = TypeVar("T")
 
@@ -29,7 +29,8 @@ class Unanswered(Exception):
 class Replica:
     """A read replica and its primary. Safe to use from several threads.
 
-    While the replica is lost, one read at a time tries it; the others go to the primary at once.
+    While the replica is lost, one read at a time tries it; the others go to the primary at once. After a
+    small read that meets the statement timeout, small reads go to the primary for a time; the others do not.
 
     `answered` and `fallbacks` count the reads that the replica answered, and those that it could not.
     """
@@ -42,6 +43,8 @@ class Replica:
         self._replica = replica
         self._not_before = 0.0
         self._backoff = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
+        self._no_small_before = 0.0
+        self._small_backoff = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
         self._lock = threading.Lock()
         self._trying = threading.Lock()  # held by the read that tries a lost replica
 
@@ -58,6 +61,8 @@ class Replica:
         Raises:
             Unanswered: the primary has to be read.
         """
+        if is_small and time.monotonic() < self._no_small_before:
+            raise self._passed_by()
         if self.usable:
             return self._read(function, tries=False, is_small=is_small)
         if not self._trying.acquire(blocking=False):
@@ -87,6 +92,8 @@ class Replica:
         except Exception as error:
             if reached and self._replica.is_timeout(error):
                 if is_small:
+                    with self._lock:
+                        self._no_small_before = time.monotonic() + self._small_backoff.next_s()
                     raise self._passed_by() from error
                 raise  # the primary would take as long
             trouble = self._replica.unavailable(error)
@@ -97,6 +104,8 @@ class Replica:
         with self._lock:
             self.answered += 1
             self._backoff.reset()
+            if is_small:
+                self._small_backoff.reset()
         return found
 
     def close(self) -> None:
