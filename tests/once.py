@@ -4,8 +4,8 @@ CI first runs the tests as on a machine without servers and tools. A test that p
 them, and would only pass again: one that looks for a server or a tool is skipped where there is none
 (`tests/repository/test_skips.py`). The option needs its `=`: otherwise pytest takes the file for tests.
 
-`FILE.failed` gets the tests that have failed. Those that FILE names, too, passed when they ran again: CI
-names them as flaky.
+`FILE.failed` names the tests that failed last time. Those of them that pass now are added to `FILE.flaky`,
+and CI names them. Where the machine is another one than last time, remove `FILE.failed` first.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         return
     passed, failed, file = config.stash[PASSED], config.stash[FAILED], config.option.once
     _add(file, passed - failed)
-    _add(file.with_name(f"{file.name}.failed"), failed)
+    last = file.with_name(f"{file.name}.failed")
+    _add(file.with_name(f"{file.name}.flaky"), (passed - failed).intersection(_read(last)))
+    last.unlink(missing_ok=True)
+    _add(last, failed)
 
 
 class Reports:
