@@ -10,12 +10,17 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from strands.agent._agent_as_tool import _AgentAsTool
 
 from runstore.app import Runtime
 from runstore.core.hierarchy import Hierarchy, agent_name
 from runstore.core.new_run import NewRun
 from runstore.core.run import Actor
 from runstore.http.streaming.frames import native
+from runstore.runtime.strands.hierarchy import SubAgentCall
+from runstore.runtime.strands.recorders.closable_recorder import ClosableRecorder
+from runstore.runtime.strands.recorders.hooks import Hooks
+from runstore.runtime.strands.team import Delegate
 from runstore.settings import load_settings
 from tests.kit.database import make_database
 from tests.kit.frames import Frame, joined, read_frames, said, seqs
@@ -204,7 +209,7 @@ def test_which_runs_are_active_can_be_asked(serve: Callable[..., ServerProcess])
         )
 
 
-OF_A_TEAM = OF_A_RUN | {"Delegate", "_AgentAsTool", "Hooks", "SubAgentCall", "ClosableRecorder"}
+OF_A_TEAM = OF_A_RUN | {Delegate, _AgentAsTool, Hooks, SubAgentCall, ClosableRecorder}
 
 
 async def have_some_team_runs(runtime: Runtime) -> None:

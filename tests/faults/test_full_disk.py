@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from runstore.store.erasure import Erasure
 from tests.kit.command_line import call_command
 from tests.kit.database import make_database, open_log_at
 from tests.kit.events import COMPLETED, started, token
-from tests.kit.tools import lacking
+from tests.kit.tools import DENIED, forbidden, require
 
 MIB = 1 << 20
 RUNS = 30
@@ -58,10 +57,13 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "runstore-test", str(folder)]
-    if sys.platform != "linux" or os.geteuid() or not shutil.which("mount"):
-        lacking("only root may mount a small file system")
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        lacking("a small file system cannot be mounted here")
+    if sys.platform != "linux" or os.geteuid():
+        forbidden("only root may mount a small file system, on Linux")
+    require("mount")
+    mounted = subprocess.run(mount, capture_output=True, check=False, text=True)
+    if DENIED.search(mounted.stderr):
+        forbidden(f"this machine does not permit mounts: {mounted.stderr.strip()}")
+    assert mounted.returncode == 0, mounted.stderr
     try:
         monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
         monkeypatch.setattr(runner, "ONCE_S", 0.3)

@@ -6,20 +6,31 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Set
 
+from strands import Agent
+
 from runstore.app import Runtime, open_runtime
+from runstore.demo.model import ScriptedModel
+from runstore.eventlog.pending import _Lane
+from runstore.feed.memory import MemorySubscription, _Channel
+from runstore.feed.tail import Tail
+from runstore.runtime.attempts.recorder import Recorder
+from runstore.runtime.attempts.runner import AttemptRunner
+from runstore.runtime.strands.agent import StrandsAgent
+from runstore.runtime.strands.stream.events import Translator
+from runstore.runtime.supervision.run_table import Running, Stopping
 from runstore.settings import Settings
 from tests.kit.polling import until
 
-OF_A_RUN = {
-    "AttemptRunner", "Recorder", "Tail", "MemorySubscription", "_Channel", "Running", "Stopping", "_Lane",
-    "StrandsAgent", "ScriptedModel", "Translator", "Agent",
+OF_A_RUN: set[type] = {
+    AttemptRunner, Recorder, Tail, MemorySubscription, _Channel, Running, Stopping, _Lane,
+    StrandsAgent, ScriptedModel, Translator, Agent,
 }  # fmt: skip
 
 
-def left_of_runs(kinds: Set[str] = OF_A_RUN) -> Counter[str]:
+def left_of_runs(kinds: Set[type] = OF_A_RUN) -> Counter[type]:
     """How many objects there are of each kind that belongs to a run."""
     gc.collect()
-    return Counter(name for each in gc.get_objects() if (name := type(each).__name__) in kinds)
+    return Counter(kind for each in gc.get_objects() if (kind := type(each)) in kinds)
 
 
 def unfinished_tasks() -> int:
@@ -36,7 +47,7 @@ async def assert_nothing_left(
     have_runs: Callable[[Runtime], Awaitable[None]],
     *,
     rounds: int,
-    kinds: Set[str] = OF_A_RUN,
+    kinds: Set[type] = OF_A_RUN,
 ) -> None:
     """`have_runs` leaves nothing in a process, however often it is called."""
     before = left_of_runs(kinds)  # other tests of this process keep some

@@ -1,10 +1,14 @@
-"""Programs that some tests need. Without them a test is skipped and says so; under CI=true it fails."""
+"""What some tests need. Without it a test is skipped and says why; under CI=true a missing tool fails it."""
 
 import os
+import re
 import shutil
 from typing import NoReturn
 
 import pytest
+
+# What programs say where the kernel, or a container's rules, refuse a call: EPERM, EACCES, a limit of zero.
+DENIED = re.compile("not permitted|permission denied|No space left on device", re.IGNORECASE)
 
 
 def require(tool: str) -> str:
@@ -16,4 +20,9 @@ def lacking(reason: str) -> NoReturn:
     """End a test that cannot run here."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason}, and CI must have it")
+    pytest.skip(reason)
+
+
+def forbidden(reason: str) -> NoReturn:
+    """End a test that this machine does not permit, whatever is installed: a container without privileges."""
     pytest.skip(reason)
