@@ -226,27 +226,46 @@ def test_a_file_that_was_taken_away_takes_nothing_more_until_it_is_back(
     assert stored[noted - 1 : noted + 1] == [(noted, "before"), (noted + 1, "after")]
 
 
+REPLACE = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("UPDATE barrier SET purges = purges")
+connection.commit()
+os._exit(0)  # else it would remove its WAL
+"""
+
+
+@pytest.mark.parametrize("suffixes", [("-wal", "-shm"), ("-wal",)])
 @pytest.mark.parametrize("how", ["removed", "replaced"])
-def test_a_log_beside_the_file_that_was_taken_away_takes_nothing_more_until_a_restart(
-    serve: Callable[..., ServerProcess], how: str
+def test_a_log_beside_the_file_that_was_taken_away_takes_nothing_more_until_all_processes_have_ended(
+    serve: Callable[..., ServerProcess], how: str, suffixes: tuple[str, ...]
 ) -> None:
     server = serve()
     run_id = server.begin_silent()
     noted = server.note(run_id, "before")
-    for suffix in ("-wal", "-shm"):
-        server.database.with_name(server.database.name + suffix).unlink()
+    beside = [server.database.with_name(server.database.name + suffix) for suffix in suffixes]
+    taken = [file.stat().st_ino for file in beside]
+    held = [file.open("rb") for file in beside]  # so that no other file gets their inodes
+    with reading(server.database):  # in a second process
+        for file in beside:
+            file.unlink()
+        if how == "removed":
+            call = ("keys", "list", "--database-url", f"sqlite:///{server.database}")
+            done = call_command(*call, folder=server.folder)
+            assert done.returncode == 2
+            assert "stop all processes of the database before you start any" in done.stderr
     if how == "replaced":
-        done = call_command(
-            "keys", "list", "--database-url", f"sqlite:///{server.database}", folder=server.folder
-        )
-        assert done.returncode == 0, done.stderr
+        subprocess.run([sys.executable, "-c", REPLACE, str(server.database)], check=len(suffixes) == 2)
+        assert all(file.stat().st_ino != before for file, before in zip(beside, taken, strict=True))
     answer = server.http.post("/agents/silent/start", json={"input": "hi"})
     assert answer.status_code == 503
-    until(lambda: "-wal was removed or replaced" in server.log, "the log says why")
+    until(lambda: "-wal or -shm file was removed or replaced" in server.log, "the log says why")
     assert server.http.get("/readyz").status_code == 503
     assert server.http.post("/agents/silent/start", json={"input": "hi"}).status_code == 503
     server.terminate()
     server.wait()
+    for file in held:
+        file.close()
     server.start()
     stored = [(event["seq"], event["data"]) for event in server.events(run_id)]
     assert stored[noted - 1] == (noted, "before")

@@ -1,9 +1,11 @@
 """The guarantees of the SQLite file itself, for every connection."""
 
+import os
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -303,6 +305,13 @@ def test_a_link_that_leads_nowhere_is_no_file(tmp_path: Path) -> None:
         assert not dialect.file.exists()
 
 
+def test_a_link_to_no_file_yet_is_a_new_database(tmp_path: Path) -> None:
+    path = tmp_path / "link.db"
+    path.symlink_to(tmp_path / "new.db")
+    assert migrate(path) is None
+    assert migrate(path) == migrations.HEAD
+
+
 def test_no_file_is_made_in_place_of_one_that_was_taken_away(tmp_path: Path) -> None:
     """SQLite would delete the write-ahead log beside an empty file."""
     path = make_database(tmp_path / "runstore.db")
@@ -317,6 +326,81 @@ def test_no_file_is_made_in_place_of_one_that_was_taken_away(tmp_path: Path) -> 
     taken.rename(path)
     dialect.engine.connect().close()
     dialect.close()
+
+
+BESIDE = [("-wal", "-shm"), ("-wal",), ("-shm",)]
+
+
+def take_away(path: Path, *suffixes: str) -> None:
+    for suffix in suffixes:
+        path.with_name(path.name + suffix).unlink()
+
+
+@pytest.mark.parametrize("suffixes", BESIDE)
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+@pytest.mark.parametrize("name", ["runstore.db", "new.db", "link.db"])
+def test_a_connection_that_has_only_read_writes_nothing_after_its_wal_was_taken_away(
+    database: Path, name: str, how: str, suffixes: tuple[str, ...]
+) -> None:
+    path = database.with_name(name)
+    if name == "link.db":
+        path.symlink_to(database)
+    with closing(open_database(path)) as dialect:
+        with dialect.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").one()
+        real = Path(os.path.realpath(path))
+        take_away(real, *suffixes)
+        if how == "replaced":
+            for suffix in suffixes:
+                real.with_name(real.name + suffix).touch()
+        with dialect.engine.connect() as connection:
+            with pytest.raises(LogUnavailable, match="-wal or -shm file was removed or replaced"):
+                dialect.begin_write(connection)
+            connection.rollback()
+            with pytest.raises(LogUnavailable, match="-wal or -shm file was removed or replaced"):
+                dialect.engine.connect()
+
+
+@pytest.mark.parametrize("suffixes", BESIDE)
+def test_a_file_whose_wal_was_taken_away_is_opened_after_all_have_closed_it(
+    database: Path, suffixes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runstore.database.dialects.sqlite.BUSY_TIMEOUT_S", 0.1)
+    first, second = open_database(database), open_database(database)
+    for dialect in (first, second):
+        with Database(dialect).changing() as connection:
+            connection.exec_driver_sql("UPDATE barrier SET purges = purges + 1")
+    take_away(database, *suffixes)
+    first.close()
+    for _ in range(2):
+        with closing(open_database(database)) as early, pytest.raises(LogUnavailable, match="stop all proc"):
+            early.engine.connect()
+    second.close()
+    with closing(open_database(database)) as late, late.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT purges FROM barrier").scalar() == 2
+
+
+def test_a_file_that_was_taken_away_before_the_first_write_is_not_made_again(database: Path) -> None:
+    with closing(open_database(database)) as dialect:
+        dialect.engine.connect().close()
+        dialect.engine.dispose()
+        database.unlink()
+        with pytest.raises(LogUnavailable, match="the file was removed or replaced"):
+            dialect.engine.connect()
+        assert not database.exists()
+
+
+def test_every_connection_notes_the_writes_of_others(
+    database: Path, dialect: SqliteDialect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runstore.database.dialects.sqlite.TURN_S", 0.2)
+    with closing(open_database(database)) as other:
+        for writer in (dialect, other, dialect):
+            with Database(writer).changing() as connection:
+                connection.exec_driver_sql("UPDATE barrier SET purges = purges + 1")
+        began = time.monotonic()
+        with Database(dialect).changing():
+            assert time.monotonic() - began >= 0.2, "it gives others a turn"
 
 
 def test_a_server_imports_the_dialect_of_no_other_database() -> None:

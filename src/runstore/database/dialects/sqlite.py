@@ -4,7 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -51,7 +51,8 @@ class SqliteDialect:
         # An agent or its tool may change the working directory; this is the file nevertheless.
         self.path = self._given.absolute()
         self._name = str(self.path)
-        self._wal = f"{self.path}-wal"
+        # The write-ahead log and its index: SQLite has them beside the file that a link leads to.
+        self._beside = [os.path.realpath(self.path) + suffix for suffix in ("-wal", "-shm")]
         self._wal_lost = False
         if not self.path.parent.is_dir():
             raise wrong_url(url, f"there is no directory {self._given.parent}")
@@ -67,7 +68,7 @@ class SqliteDialect:
         event.listen(self.engine, "do_connect", lambda *_: self._before_connect())
         self._identity: tuple[int, int] | None = None
         self._others_until = 0.0  # until then, other writers count as active
-        _control_transactions(self.engine)
+        _control_transactions(self.engine, self._beside)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -139,26 +140,25 @@ class SqliteDialect:
     def _count_purges(self, connection: Connection) -> int:
         """The purges so far: read again only after another connection has written, which is noted, too.
 
-        A connection that purges is given back afterwards, and forgets what it has seen.
+        A connection that purges is given back afterwards, and forgets the number.
         """
         driver, info = _driver(connection), connection.info
         (version,) = driver.execute(_VERSION).fetchone()
-        if "seen" in info and info["seen"] != version:
+        if info.setdefault("seen", version) != version:
             self._others_until = time.monotonic() + OTHERS_S
-        if info.get("seen") != version:
-            (info["purges"],) = driver.execute(_PURGES).fetchone()
             info["seen"] = version
+            info.pop("purges", None)
+        if "purges" not in info:
+            (info["purges"],) = driver.execute(_PURGES).fetchone()
         purges: int = info["purges"]
         return purges
 
     def _begin(self, connection: Connection) -> None:
         self._take_lock(connection)
-        self._identity = self._identity or _identify(self._name)
         self._check_identity()
-        wal = _identify(
-            self._wal
-        )  # SQLite removes it only when the last connection of all processes is closed
-        self._wal_lost |= connection.info.setdefault("wal", wal) != wal
+        # SQLite removes them only when the last connection of all processes is closed.
+        found = [_identify(file) for file in self._beside]
+        self._wal_lost |= None in found or connection.info["beside"] != found
         self._check_wal()
 
     def _before_connect(self) -> None:
@@ -166,20 +166,25 @@ class SqliteDialect:
 
         SQLite would delete the write-ahead log beside an empty file, and with it the last commits.
         """
-        if self._identity is not None:
-            self._check_identity()
+        if self._identity is None:
+            _create(self.path)
+        self._check_identity()
+        self._wal_lost = self._wal_lost or _is_open_without(self._beside, self._name)
         self._check_wal()
-        _create(self.path)
 
     def _check_identity(self) -> None:
-        if _identify(self._name) != self._identity:
+        found = _identify(self._name)
+        self._identity = self._identity or found
+        if found != self._identity:
             raise LogUnavailable(f"database {self.location}: the file was removed or replaced")
 
     def _check_wal(self) -> None:
         """Commits to a removed WAL would be lost in a crash, and other processes would not see them."""
         if self._wal_lost:
-            lost = f"{self.location}-wal was removed or replaced"
-            raise LogUnavailable(f"database {self.location}: {lost}; stop this process to save its events")
+            raise LogUnavailable(
+                f"database {self.location}: its -wal or -shm file was removed or replaced;"
+                " to save its events, stop all processes of the database before you start any"
+            )
 
     @contextmanager
     def answering(self, connection: Connection) -> Iterator[None]:
@@ -260,6 +265,27 @@ def _identify(file: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def _is_open_without(beside: Sequence[str], file: str) -> bool:
+    """Whether another connection, perhaps of another process, has lost its WAL: it alone has those commits.
+
+    It keeps the exclusive lock from all others. A connection that is being opened or closed does so briefly.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while os.path.exists(file) and os.path.getsize(file) and not all(map(os.path.exists, beside)):
+        try:
+            with closing(sqlite3.connect(file, isolation_level=None, timeout=0)) as connection:
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+                connection.execute("BEGIN IMMEDIATE")
+            return False
+        except sqlite3.Error as error:
+            if not _is_busy(error):
+                return False  # another fault of the file, which its next use reports
+            if time.monotonic() > deadline:
+                return True
+        time.sleep(WAL_RETRY_S)
+    return False
+
+
 def _driver(connection: Connection) -> sqlite3.Connection:
     return cast(sqlite3.Connection, connection.connection.driver_connection)
 
@@ -297,7 +323,7 @@ def _create(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-def _control_transactions(engine: Engine) -> None:
+def _control_transactions(engine: Engine, beside: Sequence[str]) -> None:
     """Keep the driver from transactions of its own: it would commit before some statements."""
 
     @event.listens_for(engine, "checkin")
@@ -306,12 +332,16 @@ def _control_transactions(engine: Engine) -> None:
             connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1_000)}")
         if connection is not None and record.info.pop("unsynced", False):
             connection.execute("PRAGMA synchronous = FULL")
-        record.info.pop("seen", None)
+        record.info.pop("purges", None)
 
     @event.listens_for(engine, "connect")
-    def on_connect(connection: Any, _record: Any) -> None:
+    def on_connect(connection: Any, record: Any) -> None:
         connection.isolation_level = None
         _switch_to_wal(connection)
+        connection.execute(
+            "PRAGMA schema_version"
+        )  # a first transaction: it opens the WAL, also of a new file
+        record.info["beside"] = [_identify(file) for file in beside]
         for pragma in (
             "synchronous=FULL",
             "recursive_triggers=ON",  # else INSERT OR REPLACE deletes past the trigger that refuses it
