@@ -338,9 +338,7 @@ def _control_transactions(engine: Engine, beside: Sequence[str]) -> None:
     def on_connect(connection: Any, record: Any) -> None:
         connection.isolation_level = None
         _switch_to_wal(connection)
-        connection.execute(
-            "PRAGMA schema_version"
-        )  # a first transaction: it opens the WAL, also of a new file
+        connection.execute("PRAGMA schema_version")  # opens the WAL, also of a new file
         record.info["beside"] = [_identify(file) for file in beside]
         for pragma in (
             "synchronous=FULL",
