@@ -411,6 +411,19 @@ def test_a_run_that_ends_its_process_again_and_again_is_given_up(serve: Serve) -
     assert server.ended(server.begin("does"))["status"] == "success"
 
 
+def test_processes_that_crash_together_start_again_at_different_times(serve: Serve) -> None:
+    server = serve()
+    server.ended(server.begin("does", "die"))
+
+    def pauses() -> list[float]:
+        return [float(s) for s in re.findall(r"agent_process_lost .*restart_in_s=([\d.]+)", server.log)]
+
+    until(lambda: len(pauses()) == 3, "each crash is logged")
+    longest = [0.1, 0.2, 0.4]
+    assert all(most / 2 <= pause <= most for most, pause in zip(longest, pauses(), strict=True))
+    assert pauses() != longest
+
+
 def test_a_run_that_is_stopped_while_its_process_dies_is_stopped(serve: Serve) -> None:
     server = serve()
     run_id = server.begin("does", "deaf")

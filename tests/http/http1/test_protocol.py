@@ -34,6 +34,9 @@ OK = b"HTTP/1.1 200 "
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers with what it has been given; below `/early` without reading the body."""
+    if scope["path"] in GO_ON:
+        await answer_in_two(scope["path"], receive, send)
+        return
     request = Request(scope, receive)
     early = scope["path"].startswith("/early")
     try:
@@ -45,6 +48,30 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     size = {"/huge": HUGE, "/large": LARGE, "/medium": MEDIUM}.get(scope["path"])
     answer = Response(b"x" * size) if size else JSONResponse(seen)
     await answer(scope, receive, send)
+
+
+async def answer_in_two(path: str, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+    await GO_ON[path](receive)
+    await send({"type": "http.response.body", "body": b"ended"})
+
+
+async def fail(receive: Receive) -> None:
+    raise RuntimeError("fails on purpose")
+
+
+async def wait_for_the_test(receive: Receive) -> None:
+    await asyncio.to_thread(released.wait, DEADLINE_S)
+
+
+async def wait_for_the_client_to_go(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+released = threading.Event()
+GO_ON = {"/fails": fail, "/held": wait_for_the_test, "/left": wait_for_the_client_to_go}
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +130,7 @@ def names(seen: dict[str, Any]) -> list[str]:
 
 GET = b"GET / HTTP/1.1\r\n" + HOST
 POST = b"POST /body HTTP/1.1\r\n" + HOST
+REST = b"x" * (256 << 10)
 REFUSED = {
     "two hosts": GET + HOST + b"\r\n",
     "two different hosts": GET + b"Host: example.org\r\n\r\n",
@@ -268,6 +296,84 @@ def test_requests_before_a_malformed_one_are_answered(
     assert received.count(b'"abcde"') == before
 
 
+# While the answer to a malformed request waits for an earlier one.
+
+
+def get(path: bytes) -> bytes:
+    return GET.replace(b"/", path, 1) + b"\r\n"
+
+
+BAD_AFTER = [
+    pytest.param(BAD_LAST[name][0], id=name) for name in ("a malformed body", "a request of another version")
+]
+
+
+@pytest.fixture
+def hold() -> Iterator[None]:
+    released.clear()
+    yield
+    released.set()
+
+
+def begin(client: socket.socket, request: bytes) -> bytes:
+    """Send it, and read until the answer has begun."""
+    client.sendall(request)
+    received = b""
+    while b"begun" not in received:
+        part = client.recv(65_536)
+        assert part, received
+        received += part
+    return received
+
+
+def connection_of(client: socket.socket, server: Server) -> protocol.HttpProtocol:
+    port = client.getsockname()[1]
+    every = [each for each in server.server_state.connections if isinstance(each, protocol.HttpProtocol)]
+    [connection] = [each for each in every if each.client is not None and each.client[1] == port]
+    return connection
+
+
+@pytest.mark.parametrize("bad", BAD_AFTER)
+def test_a_connection_ends_whose_earlier_answer_fails(client: socket.socket, bad: bytes) -> None:
+    received = begin(client, get(b"/fails") + bad) + until_closed(client)
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"ended" not in received
+
+
+@pytest.mark.parametrize("bad", BAD_AFTER)
+def test_a_client_that_leaves_ends_the_earlier_answer(
+    server: Server, client: socket.socket, bad: bytes
+) -> None:
+    begin(client, get(b"/left") + bad)
+    assert server.server_state.tasks
+    client.close()
+    until(lambda: not server.server_state.tasks, "it has ended")
+
+
+@pytest.mark.parametrize("bad", BAD_AFTER)
+def test_a_drain_lets_the_earlier_answer_end(
+    server: Server, client: socket.socket, hold: None, bad: bytes
+) -> None:
+    received = begin(client, get(b"/held") + bad)
+    connection = connection_of(client, server)
+    connection.loop.call_soon_threadsafe(connection.shutdown)
+    connection.loop.call_soon_threadsafe(released.set)
+    assert (received + until_closed(client)).count(b"ended") == 1
+
+
+@pytest.mark.parametrize("bad", BAD_AFTER)
+def test_a_long_rest_waits_for_the_answers(
+    server: Server, client: socket.socket, hold: None, bad: bytes
+) -> None:
+    received = begin(client, get(b"/held") + bad)
+    connection = connection_of(client, server)
+    client.sendall(b"x" * (protocol.MAX_REFUSED_REST_BYTES + len(REST)))
+    until(lambda: connection.flow.read_paused or connection.transport.is_closing(), "it is too long")
+    released.set()
+    received += until_closed(client)
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", received) == [b"200", b"400"]
+
+
 def test_the_number_of_headers_is_bounded(client: socket.socket) -> None:
     client.sendall(GET + b"A: b\r\n" * protocol.MAX_HEADERS + b"\r\n")
     assert until_closed(client).startswith(b"HTTP/1.1 431 ")
@@ -298,7 +404,6 @@ def test_a_client_that_is_not_given_leave_cannot_smuggle_a_request_as_the_body(c
 # The rest of a refused request: a connection that is reset under it may lose the answer.
 
 LONG_HEAD = GET + b"X-Long: " + b"x" * (protocol.MAX_HEAD_BYTES + 1)
-REST = b"x" * (256 << 10)
 EARLY = POST.replace(b"body", b"early") + b"Content-Length: %d\r\n" % (2 * len(REST))
 LEFT_EARLY = {
     "a head without end": (LONG_HEAD, b"HTTP/1.1 431 "),
@@ -565,11 +670,7 @@ def test_a_refused_head_takes_no_room_while_its_connection_lingers(
         refused = connect()
         refused.sendall(HALF + b"\r\n")
         assert until_closed(refused).startswith(b"HTTP/1.1 408 ")
-    port = refused.getsockname()[1]
-    connections = [
-        each for each in server.server_state.connections if isinstance(each, protocol.HttpProtocol)
-    ]
-    [lingering] = [each for each in connections if each.client is not None and each.client[1] == port]
+    lingering = connection_of(refused, server)
     assert not lingering.headers
     assert not lingering.scope["headers"]
     other.sendall(HALF)

@@ -123,6 +123,18 @@ def test_a_run_changes_no_setting_that_other_runs_of_its_loop_need(
     assert agents.submit(settings()).result(5) == before
 
 
+def test_a_setting_that_is_refused_again_and_again_is_one_warning(agents: AgentLoop) -> None:
+    async def changes() -> None:
+        for _ in range(3):
+            asyncio.get_running_loop().set_debug(True)
+            await asyncio.get_running_loop().shutdown_asyncgens()
+
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(2):
+            agents.submit(changes()).result(5)
+    assert [line["call"] for line in lines] == ["set_debug", "shutdown_asyncgens"]
+
+
 def test_agents_do_not_run_on_the_callers_loop_or_thread(agents: AgentLoop) -> None:
     threads: list[str] = []
 

@@ -162,17 +162,43 @@ def test_a_thread_that_waits_for_an_import_is_interrupted_only_afterwards(
         go_on.wait()
 
     monkeypatch.setitem(sys.modules, "imported_gate", SimpleNamespace(gate=gate))
+    monkeypatch.delitem(sys.modules, "imported_slowly", raising=False)
+    own: set[int] = set()
+
+    def imports() -> Any:
+        own.add(threading.get_ident())
+        return import_module("imported_slowly")
+
     calls: list[Future[Any]] = []
-    for run_id in ("imports", "gone", "waits"):
-        with bound_contextvars(run_id=run_id):
-            calls.append(threads.submit(import_module, "imported_slowly"))
-        assert begun.wait(DEADLINE_S)
-        until(lambda: len(importing()) == len(calls) - 1, "it waits")
-    with interrupting_at_once():
-        for _ in range(3):
-            threads.abandon({"gone"})
-    go_on.set()
+    try:
+        for run_id in ("imports", "gone", "waits"):
+            with bound_contextvars(run_id=run_id):
+                calls.append(threads.submit(imports))
+            assert begun.wait(DEADLINE_S)
+            until(lambda: len(importing() & own) == len(calls) - 1, "it waits")
+        with interrupting_at_once():
+            for _ in range(3):
+                threads.abandon({"gone"})
+    finally:
+        go_on.set()
     assert [call.result(DEADLINE_S).__name__ for call in calls] == 3 * ["imported_slowly"]
+
+
+def test_each_interrupt_looks_for_imports_that_began_after_the_one_before(
+    threads: ToolThreads, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted: list[int] = []
+    held.hold("gone", 2)
+    until(lambda: held.begun == 2, "they are stuck")
+    with monkeypatch.context() as patch:
+        # The second thread begins an import once the first one is interrupted.
+        every = {thread.ident for thread in threading.enumerate()}
+        patch.setattr(tool_threads, "interrupt", interrupted.append)
+        patch.setattr(tool_threads, "importing", lambda: every if interrupted else set())
+        with interrupting_at_once():
+            until(lambda: threads.abandon({"gone"}) or interrupted, "one is interrupted")
+            threads.abandon({"gone"})
+    assert len(interrupted) == 1
 
 
 def test_an_interrupt_never_reaches_another_call(threads: ToolThreads) -> None:

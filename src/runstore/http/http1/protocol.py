@@ -74,6 +74,7 @@ class HttpProtocol(HttpToolsProtocol):
     # those that this request is known to have had.
     _head_bytes = 0
     _body_begun: bool = False
+    _before: RequestResponseCycle | None = None  # the request before one whose body is not complete
     _framing_bytes = 0  # bytes received of a body, without its content
     _framing_allowed = 0
     _deadline: asyncio.TimerHandle | None = None  # ends the wait for a head, or for the rest of a body
@@ -98,6 +99,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.server_state.wake(self)
         self.server_state.release_head(self)
+        self._before = None
         if self.cycle is not None:
             self.cycle.transport = self.transport  # without a reference to this object
         super().connection_lost(exc)
@@ -119,7 +121,9 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._rest is not None:
             self._rest -= len(data)
-            if self._rest < 0:
+            if self._rest < 0 and self._refused is not None:
+                self.flow.pause_reading()  # until the answers to earlier requests are complete
+            elif self._rest < 0:
                 self.transport.close()
             return
         self._unset_keepalive_if_required()
@@ -202,6 +206,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes -= size + len(self.headers) * len(b":\r\n")
         self._framing_bytes = self._framing_allowed = 0
         self._cancel_deadline()
+        self._before = self.cycle
         super().on_headers_complete()
         self.cycle.transport = _Answering(self)  # type: ignore[assignment]
         if version == "1.0":  # HTTP/1.0 has no chunks (RFC 9112, 6.1); uvicorn sends them
@@ -222,7 +227,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        self._in_head, self._begun = True, False
+        self._in_head, self._begun, self._before = True, False, None
         self._framing_bytes = self._framing_allowed = 0
         self._cancel_deadline()
         super().on_message_complete()
@@ -288,12 +293,11 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer, after the answers to earlier requests, and close; only close if an answer has begun."""
         if self.transport.is_closing():
             return
-        if self._in_head:
-            first = self._answering()
-        elif first := bool(self.pipeline):
-            own, _ = self.pipeline.popleft()
-            own.response_complete = True
-        if first:
+        if not self._in_head and self.pipeline:  # refused without a route: the last request is the one before
+            self.pipeline.popleft()
+            self.cycle, self._before = self._before, None  # type: ignore[assignment]  # as uvicorn's own None
+            self._in_head = True
+        if self._in_head and self._answering():
             self._refused = refused
             self._stop_reading(MAX_REFUSED_REST_BYTES)
             return
@@ -329,8 +333,11 @@ class HttpProtocol(HttpToolsProtocol):
     # Leaving
 
     def leave(self) -> None:
-        """Close after an answer."""
-        if self._in_head:
+        """Close after an answer. No other one follows."""
+        if self._refused is not None:
+            self._refused = self._rest = None
+            self._linger(MAX_REFUSED_REST_BYTES)
+        elif self._in_head:
             self.transport.close()
         else:
             self._linger(MAX_REST_BYTES)

@@ -60,8 +60,12 @@ def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) 
 def _keep_settings(loop: asyncio.AbstractEventLoop) -> None:
     """From now on code on the loop can change no setting of it."""
 
+    refused: set[str] = set()  # logged once, as code may call it without end
+
     def keep(name: str, *arguments: Any) -> None:
-        log.warning("loop_setting_refused", call=name)
+        if name not in refused:
+            refused.add(name)
+            log.warning("loop_setting_refused", call=name)
 
     async def keep_on(name: str, *arguments: Any) -> None:
         keep(name)

@@ -81,19 +81,14 @@ class ToolThreads(ThreadPoolExecutor):
         """Free the places of threads whose runs are gone; interrupt them later."""
         now = time.monotonic()
         with self._lock:
-            due = []
             for call in self._working:
                 if call.run_id in gone and call.thread_id:
                     if call.abandoned_at is None:
                         call.abandoned_at = now
                         self.abandoned += 1
-                    elif now - call.abandoned_at > INTERRUPT_S:
-                        due.append(call)
-            left_alone = importing() if due else set()
-            for call in due:
-                if call.thread_id not in left_alone:
-                    call.interrupted = True
-                    interrupt(call.thread_id)
+                    elif now - call.abandoned_at > INTERRUPT_S and call.thread_id not in importing():
+                        call.interrupted = True
+                        interrupt(call.thread_id)
             self._start_next()
 
     def runs(self) -> set[str]:

@@ -1,6 +1,7 @@
 """Processes that agents share: each drives many runs. They are started, watched, and started again."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -8,6 +9,7 @@ from contextlib import suppress
 
 import structlog
 
+from runstore.core.backoff import Backoff
 from runstore.core.codec import EncodedEvent
 from runstore.core.errors import AgentError, ConfigError
 from runstore.runtime.attempts.runner import AttemptLost
@@ -22,7 +24,9 @@ BLOCKED_S = 1.0  # seconds without a message until a process gets no more runs
 KILL_S = 10.0  # seconds without a message until a process is killed, so that its runs go on elsewhere
 SILENCE_CHECK_S = 0.25  # seconds between two checks for messages
 CLOSE_S = 7.5  # seconds for a process to close what its agents hold: 5 for resources, then loops, spans
-FIRST_PAUSE_S = 0.1  # seconds before a process that has crashed is started again; doubled each time
+FIRST_PAUSE_S = (
+    0.1  # seconds before a process that has crashed is started again; doubled each time, with jitter
+)
 LAST_PAUSE_S = 10.0
 STEADY_S = 30.0  # seconds after which a process counts as steady: the next pause is the first one again
 
@@ -183,7 +187,7 @@ class AgentProcesses:
 
     async def _keep(self) -> None:
         """Keep one process running."""
-        pause_s = FIRST_PAUSE_S
+        backoff = Backoff(FIRST_PAUSE_S, LAST_PAUSE_S, random.random)
         while not self._closing:
             process = await self._start()
             if process is not None:
@@ -191,15 +195,16 @@ class AgentProcesses:
                 if process.retired:
                     continue
                 if time.monotonic() - process.started_at > STEADY_S:
-                    pause_s = FIRST_PAUSE_S
+                    backoff.reset()
                 if process.unusable is not None and not self._ready_once:
                     self._on_unusable(process.unusable)
                     return
                 self.lost += 1
+            pause_s = backoff.next_s()
+            if process is not None:
                 reason = process.unusable or how_it_ended(process.status)
-                log.error("agent_process_lost", reason=str(reason), restart_in_s=pause_s)
+                log.error("agent_process_lost", reason=str(reason), restart_in_s=round(pause_s, 3))
             await asyncio.sleep(pause_s)
-            pause_s = min(LAST_PAUSE_S, 2 * pause_s)
 
     async def _start(self) -> SharedProcess | None:
         try:
