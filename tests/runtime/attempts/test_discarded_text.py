@@ -374,6 +374,27 @@ async def test_an_answer_that_is_redacted_with_its_tool_calls_leaves_no_empty_me
     ]
 
 
+def hook_that_fails(event: AfterInvocationEvent) -> None:
+    raise RuntimeError("the judge is away")
+
+
+async def test_a_last_answer_is_withheld_if_the_hook_that_judges_it_fails() -> None:
+    product = agent(Playbook(say("Well, ", SECRET)))
+    product.add_hook(hook_that_fails, AfterInvocationEvent)
+    done = await run(product)
+    assert isinstance(done.outcome, AgentError)
+    assert not [event for event in done.recorded if SECRET.encode() in event.data]
+    assert done.reasons == [("demo", "redacted")]
+
+
+async def test_an_answer_before_the_last_stays_though_a_hook_fails_at_the_end() -> None:
+    product = agent(Playbook([*say("Let me look.")[:-2], *use(("t1", "add", {}))[1:]], [ValueError("no")]))
+    product.add_hook(hook_that_fails, AfterInvocationEvent)
+    done = await run(product)
+    assert done.text == "Let me look."
+    assert done.reasons == []
+
+
 async def test_a_guardrails_redaction_is_stored_before_anything_else_happens() -> None:
     product, recorder = redacted_agent("model"), ListRecorder()
     seen: list[str] = []
@@ -388,6 +409,33 @@ async def test_text_that_a_hook_redacts_as_the_run_is_stopped_is_withheld() -> N
     product.add_hook(lambda event: driven.cancel(), AfterModelCallEvent, order=-50)
     await driven.run("?", [], recorder)
     assert [event.reason for event in recorder.of(Discarded)] == ["redacted"]
+
+
+async def test_a_last_answer_that_a_hook_redacts_as_the_run_is_stopped_is_withheld() -> None:
+    product, recorder = redacted_agent("result hook"), ListRecorder()
+    driven = StrandsAgent(product, context(), WeakSet())
+    product.add_hook(lambda event: driven.cancel(), AfterInvocationEvent, order=-50)
+    await driven.run("?", [], recorder)
+    assert [event.reason for event in recorder.of(Discarded)] == ["redacted"]
+
+
+async def test_an_answer_before_a_stop_is_not_taken_for_the_one_that_was_cut_short() -> None:
+    @tool
+    def look() -> str:
+        """Look."""
+        return "page 12"
+
+    calls = [*say("Let me look.")[:-2], *use(("t1", "look", {}))[1:]]
+    product, recorder = agent(Playbook(calls, say(RIGHT)), look), ListRecorder()
+    driven = StrandsAgent(product, context(), WeakSet())
+
+    def stop(event: BeforeModelCallEvent) -> None:
+        if len(event.agent.messages) > 1:
+            driven.cancel()
+
+    product.add_hook(stop, BeforeModelCallEvent)
+    await driven.run("?", [], recorder)
+    assert not recorder.of(Discarded)
 
 
 async def test_text_that_a_hook_adds_to_an_answer_is_recorded_too() -> None:
@@ -450,6 +498,34 @@ async def test_an_agent_that_fails_as_a_tool_leaves_no_text_and_no_words_of_its_
     ]
 
 
+def as_tool(inner: Agent) -> Any:
+    return inner.as_tool(name="helper")
+
+
+def in_code(inner: Agent) -> Any:
+    @tool
+    async def helper() -> str:
+        """Help."""
+        return str(await inner.invoke_async("?"))
+
+    return helper
+
+
+@pytest.mark.parametrize("helping", [as_tool, in_code])
+@pytest.mark.parametrize("hook", [hook_that_fails, hook_that_rewrites_results])
+async def test_a_hook_of_an_inner_agent_judges_its_last_answer(
+    helping: Callable[[Agent], Any], hook: Callable[[Any], None]
+) -> None:
+    inner = agent(Playbook(say("Well, ", SECRET)), name="helper")
+    inner.add_hook(hook, AfterInvocationEvent)
+    ask = use(("t1", "helper", {"input": "?"}))
+    done = await run(agent(Playbook(ask, say("So it is.")), helping(inner)))
+    assert not [event for event in done.recorded if SECRET.encode() in event.data]
+    assert done.reasons == [("demo/helper", "redacted")]
+    said = "[redacted]\n\n" if hook is hook_that_rewrites_results else ""
+    assert done.text == f"{said}So it is."
+
+
 async def test_an_agent_whose_stream_a_tool_passes_on_takes_its_text_back() -> None:
     inner = agent(Playbook(throttled(*BROKEN), say(RIGHT)))
 
@@ -482,6 +558,16 @@ async def test_text_of_a_node_that_a_guardrail_redacts_is_withheld() -> None:
     done = await run(graph(redacted_agent("hook")))
     assert not [event for event in done.recorded if SECRET.encode() in event.data]
     assert done.text == "[redacted]"
+
+
+@pytest.mark.parametrize("orchestrator", [graph, lambda node: Swarm([node])])
+async def test_a_last_answer_of_a_node_is_withheld_if_its_hook_fails(
+    orchestrator: Callable[[Agent], Any],
+) -> None:
+    node = agent(Playbook(say("Well, ", SECRET)), name="one")
+    node.add_hook(hook_that_fails, AfterInvocationEvent)
+    done = await run(orchestrator(node))
+    assert not [event for event in done.recorded if SECRET.encode() in event.data]
 
 
 # ---- what stays ----

@@ -160,8 +160,8 @@ class StrandsAgent:
         return hooks.result(result)
 
     async def _finish(self, hooks: Hooks, recorder: RunRecorder) -> None:
-        """Take back the text that belongs to no answer, and record the end of the agent."""
-        for event in hooks.recording.answers.take_back_all("failed"):
+        """Take back the text that does not count, and record the end of the agent."""
+        for event in hooks.recording.answers.end_all():
             await recorder.commit(event)
         await recorder.record(AgentFinished(agent=self._root))
 

@@ -18,7 +18,13 @@ from weakref import WeakSet
 
 from msgspec import Struct, field
 from strands import Agent
-from strands.hooks import AfterModelCallEvent, AfterToolCallEvent, BeforeModelCallEvent, BeforeToolCallEvent
+from strands.hooks import (
+    AfterInvocationEvent,
+    AfterModelCallEvent,
+    AfterToolCallEvent,
+    BeforeModelCallEvent,
+    BeforeToolCallEvent,
+)
 from strands.middleware import InvokeModelContext, InvokeModelStage, MiddlewareNext, TypedEvent
 from strands.multiagent import Swarm
 from strands.multiagent.graph import Graph
@@ -208,6 +214,9 @@ class Called:
         if not runs_again(event):
             await write_result(self._recorder, event, place, failure, self.model_calls.words)
 
+    async def after_invocation(self, event: AfterInvocationEvent, place: Place) -> None:
+        await self._invocations.judged(event, place)
+
     @contextmanager
     def _entered(self, call: AgentToolCall, agent: Agent) -> Iterator[Place]:
         """The place where an agent works: the tool's, or one beside it while that is taken."""
@@ -236,10 +245,13 @@ class Called:
 
     async def _start(self, place: Place, agent: Agent, installed: bool) -> None:
         if not installed:
+            redacts_last = may_redact_last(agent)
+            if redacts_last:
+                self._recording.answers.judged_last.add(place)
             await self._recorder.record(
                 AgentStarted(
                     agent=place.agent, call_id=place.call_id, resumable=False,
-                    redacts=may_redact(agent), redacts_last=may_redact_last(agent),
+                    redacts=may_redact(agent), redacts_last=redacts_last,
                 )
             )  # fmt: skip
 
@@ -302,6 +314,7 @@ HOOKS: tuple[tuple[type[Any], float, Hook], ...] = (
     (AfterModelCallEvent, LAST, lambda called, event, _: called.model_calls.settled(event)),
     (BeforeToolCallEvent, LAST, Called.before_tool),
     (AfterToolCallEvent, LAST, Called.after_tool),
+    (AfterInvocationEvent, LAST, Called.after_invocation),
 )
 
 

@@ -77,6 +77,8 @@ class Invocations:
         results.pop(place, None)  # drop an earlier visit's: the next one may reuse a tool use id
         if may_redact(event.agent):
             self._recording.answers.rewritten.add(place)
+        if may_redact_last(event.agent):
+            self._recording.answers.judged_last.add(place)
         past = await self._begin(place, event.agent, event.messages or ())
         resumes = bool(past and past.messages) and not has_session_manager(event.agent)
         if past and not resumes:
@@ -108,14 +110,21 @@ class Invocations:
     async def after(self, event: AfterInvocationEvent) -> None:
         """An agent has ended."""
         if not self._recording.agents.dropped(event.agent):
-            self._interrupts.note(self._recording.agents.place(event.agent), event.result)
-            await self._messages.corrected(event)
+            place = self._recording.agents.place(event.agent)
+            self._interrupts.note(place, event.result)
+            await self.judged(event, place)
             if self._recording.remembering:
                 await self._added.after_invocation(event)
 
+    async def judged(self, event: AfterInvocationEvent, place: Place) -> None:
+        """Record what the hooks for an agent's end have made of its last answer."""
+        await self._messages.corrected(event, place)
+        self._recording.answers.judged(place)
+
     async def finish(self, place: Place) -> None:
         """Record that a sub-agent's work for a call has ended."""
-        for unsaid in self._recording.answers.take_back(place, "failed"):
+        answers = self._recording.answers
+        for unsaid in (*answers.take_back(place, "failed"), *answers.withhold(place)):
             await self._recording.write(unsaid)
         if place in self._working:
             self._working.discard(place)

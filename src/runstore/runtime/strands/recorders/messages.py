@@ -70,9 +70,9 @@ class MessageRecorder:
         if logged and (message := logged.redacted(event.agent.messages)) is not None:
             await self._recorder.record(InputReplaced(agent=path, call_id=call_id, messages=[bare(message)]))
 
-    async def corrected(self, event: AfterInvocationEvent) -> None:
+    async def corrected(self, event: AfterInvocationEvent, place: Place) -> None:
         """Record corrections when an agent ends, as its last message may have been rewritten."""
-        path, call_id = place = self._agents.place(event.agent)
+        path, call_id = place
         message = getattr(event.result, "message", None)
         if message is None or not (corrected := self._recording.answers.correct(place, message)):
             return

@@ -52,6 +52,8 @@ class OpenAnswers:
         self.cancelled: set[Place] = set()  # places whose answers strands has replaced by a note
         self.cut: set[Place] = set()  # places whose answers a limit has cut; strands appends a note to them
         self.rewritten: set[Place] = set()  # places whose answers a hook or middleware may rewrite
+        self.judged_last: set[Place] = set()  # places whose last answers a hook may rewrite as the agent ends
+        self._unjudged: set[Place] = set()  # of those, the ones whose last answers no hook has judged
         self._open: dict[Place, OpenAnswer] = {}
         # The last message's words, and how much of them was streamed.
         self._last: dict[Place, tuple[AnswerText, int]] = {}
@@ -61,6 +63,7 @@ class OpenAnswers:
         answer = self._open.get(place)
         if answer is None:
             answer = self._open[place] = OpenAnswer()
+            self._unjudged.discard(place)  # it was not the last
         return answer
 
     def say(self, place: Place, piece: SaidText) -> Token | Reasoning:
@@ -92,11 +95,14 @@ class OpenAnswers:
 
     def complete(self, place: Place, message: Mapping[str, Any]) -> list[Event]:
         """Compare an agent's answer with the message that it has become."""
+        self._unjudged.discard(place)
         if message.get("role") != "assistant":
             return []
         answer = self._close(place) or OpenAnswer()
         if self.stopping and place in self.cancelled:
+            self._last.pop(place, None)
             return []
+        self._unjudged |= {place} & self.judged_last
         recorded, words = answer.words, _words_of(message)
         # A provider's reasoning may be missing from the message without a hook's doing.
         rethought = place in self.rewritten and recorded.thoughts not in ("", words.thoughts)
@@ -115,10 +121,27 @@ class OpenAnswers:
         """Compare an agent's last message with its answer, as it may have been rewritten afterwards."""
         words, length = self._last.pop(place, (AnswerText("", ""), 0))
         now = _words_of(message)
-        if self.stopping or message.get("role") != "assistant" or words in (now, AnswerText("", "")):
+        if message.get("role") != "assistant" or words in (now, AnswerText("", "")):
             return []
         discarded = Discarded(agent=place.agent, call_id=place.call_id, reason="redacted", length=length)
         return [discarded, *_say(place, now)]
+
+    def judged(self, place: Place) -> None:
+        """Note that the hooks for the end of an agent have succeeded."""
+        self._unjudged.discard(place)
+
+    def withhold(self, place: Place) -> list[Event]:
+        """Withhold the last answer of an agent that ends, if such a hook has failed."""
+        if place not in self._unjudged:
+            return []
+        self._unjudged.discard(place)
+        _, length = self._last.pop(place, (AnswerText("", ""), 0))
+        return [Discarded(agent=place.agent, call_id=place.call_id, reason="redacted", length=length)]
+
+    def end_all(self) -> list[Event]:
+        """Discard all answers that are incomplete, or that a hook has failed to judge."""
+        unjudged = [event for place in list(self._unjudged) for event in self.withhold(place)]
+        return [*self.take_back_all("failed"), *unjudged]
 
     def _close(self, place: Place) -> OpenAnswer | None:
         return self._open.pop(place, None)

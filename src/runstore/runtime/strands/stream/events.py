@@ -103,7 +103,9 @@ class Translator:
                 path = f"{place.agent}/{item['node_id']}"
                 return NOTHING if path in self._apart else (AgentStarted(agent=path, call_id=place.call_id),)
             case "multiagent_node_stop":
-                return (AgentFinished(agent=f"{place.agent}/{item['node_id']}", call_id=place.call_id),)
+                inner = Place(f"{place.agent}/{item['node_id']}", place.call_id)
+                finished = AgentFinished(agent=inner.agent, call_id=inner.call_id)
+                return (*self._answers.withhold(inner), finished)
         return NOTHING
 
     def _tool(self, streamed: Item, place: Place) -> Sequence[Event]:
