@@ -280,7 +280,7 @@ class _TakenBack(Struct):
             self.from_seq = event.seq
             return True
         part = speech.answers and speech.more
-        if self.messages and not (part or bounded) and (speech.answers or not discarded.length):
+        if self.messages and not (part or bounded or discarded.length):
             return False  # before the answer: what it answers, or an earlier one
         if speech.answers:
             (self.texts if part else self.messages).append(event.seq)
