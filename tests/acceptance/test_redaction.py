@@ -300,11 +300,13 @@ def test_a_search_finds_nothing_redacted_though_its_index_still_has_the_words(
 
 @pytest.mark.slow
 def test_a_stop_withholds_an_answer_that_a_hook_has_yet_to_judge(server: ServerProcess, url: str) -> None:
+    until(lambda: server.http.get("/audit/search?text=x").status_code == 200, "the index is built")
     run_id = begin_held(server)
-    until(lambda: any(each["type"] == "llm.message" for each in server.events(run_id)), "it is stored")
+    until(lambda: hits(server, run_id), "the answer is found")
     server.stop_run(run_id)
     assert SECRET not in json.dumps(server.events(run_id))
     assert SECRET not in json.dumps(server.record(run_id))
+    until(lambda: SECRET not in stored(url), "nothing stored has it once the index follows")
 
 
 def begin_held(server: ServerProcess) -> str:

@@ -154,7 +154,7 @@ async def test_a_run_that_is_to_stop_takes_no_more_messages(open_shared: Callabl
     run_id = await start_run(log)
     seq = await store.add_input(run_id, "And socks.", by=Actor("ann"))
     await log.append(run_id, [CANCEL])
-    with pytest.raises(InputClosed, match="is to stop"):
+    with pytest.raises(InputClosed, match="is being stopped"):
         await store.add_input(run_id, "And shoes.", by=Actor("ann"))
     head = await log.head(run_id)
     assert head is not None

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Index,
     MetaData,
     Table,
+    and_,
     delete,
     select,
 )
@@ -27,12 +28,15 @@ from typing_extensions import override
 from runstore.core.codec import RecordedEvent
 from runstore.core.depth import decoded
 from runstore.core.events import (
+    Cancelled,
     Completed,
     Discarded,
     EventType,
+    Failed,
     Message,
     Purged,
     Queued,
+    Redacted,
     ToolFailed,
     ToolFinished,
     ToolStarted,
@@ -45,6 +49,7 @@ from runstore.database.columns import Binary, Name, Position
 from runstore.database.database import Database
 from runstore.database.full_text import IndexedWords, add_index, fill_index, merge_index
 from runstore.database.keys import rows_with
+from runstore.database.tables import events as event_rows
 from runstore.database.upserts import insert_rows
 from runstore.projections.live import live_tables
 from runstore.projections.projection import Projection, Slot
@@ -78,7 +83,7 @@ class TextProjection(Projection):
         types=frozenset(
             {
                 Queued.type, Message.type, Completed.type, ToolStarted.type, ToolFinished.type,
-                ToolFailed.type, Discarded.type, Purged.type,
+                ToolFailed.type, Discarded.type, Failed.type, Cancelled.type, Purged.type,
             }
         )
     )  # fmt: skip
@@ -101,6 +106,8 @@ class TextProjection(Projection):
                     discarded = decoded(_read_discarded, each.data)
                     if discarded.reason == REDACTED:
                         _redact(connection, table, new, each, discarded)
+                case Failed.type | Cancelled.type:
+                    _remove_tombstones(connection, table, new, each.run_id)
                 case Purged.type:
                     connection.execute(delete(table).where(table.c.run_id == each.run_id))
                     new = {p: row for p, row in new.items() if row["run_id"] != each.run_id}
@@ -240,6 +247,24 @@ def _redact(
             del new[position]
     of_it = (table.c.run_id == each.run_id, table.c.kind == ANSWER, table.c.speaker == speaker)
     connection.execute(delete(table).where(*of_it, table.c.seq >= discarded.from_seq, table.c.seq < each.seq))
+
+
+def _remove_tombstones(
+    connection: Connection, table: Table, new: dict[int, dict[str, Any]], run_id: str
+) -> None:
+    """Remove the answers that a run's ending has replaced by tombstones."""
+    answers = and_(table.c.run_id == run_id, table.c.kind == ANSWER)
+    seqs = {row.seq for row in connection.execute(select(table.c.seq).where(answers))}
+    seqs |= {row["seq"] for row in new.values() if row["run_id"] == run_id and row["kind"] == ANSWER}
+    tombstones = select(event_rows.c.seq).where(
+        event_rows.c.run_id == run_id, event_rows.c.type == Redacted.type
+    )
+    gone = {row.seq for row in rows_with(connection, tombstones, event_rows.c.seq, sorted(seqs))}
+    for position, row in list(new.items()):
+        if row["run_id"] == run_id and row["kind"] == ANSWER and row["seq"] in gone:
+            del new[position]
+    for seq in gone:
+        connection.execute(delete(table).where(answers, table.c.seq == seq))
 
 
 def _answered(connection: Connection, table: Table, run_ids: Sequence[str]) -> set[str]:
