@@ -67,7 +67,7 @@ def _decoded(text: str, deepest: int | None) -> Any:
 
 
 def _without_rest(text: str) -> str | None:
-    """An object before tags or before itself once more; None if there is none."""
+    """The object at the start of a text that repeats it, or ends with tags; None for another text."""
     try:
         check_decodable(text.encode(errors="replace"))
         value, end = _DECODER.raw_decode(text)

@@ -25,7 +25,6 @@ class Backoff:
     def next_s(self) -> float:
         """Seconds to wait, after one more failure."""
         wait_s = min(self._wait_s * (0.5 + self._dice() / 2), self._last_s)
-        self._wait_s = min(
-            2 * self._wait_s, 2 * self._last_s
-        )  # jitter may halve it: the wait can still be last_s
+        # Up to twice the longest wait, so that the wait still reaches it when jitter halves it.
+        self._wait_s = min(2 * self._wait_s, 2 * self._last_s)
         return wait_s

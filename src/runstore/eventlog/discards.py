@@ -66,7 +66,7 @@ class _Words(Struct, frozen=True):
 
 
 class _Speech(Struct, frozen=True):
-    """The speaker of an event, and what it says."""
+    """An event's agent and call, and its text or message."""
 
     agent: str = ""
     call_id: str | None = None
@@ -281,7 +281,7 @@ class _TakenBack(Struct):
             return True
         part = speech.answers and speech.more
         if self.messages and not (part or bounded or discarded.length):
-            return False  # before the answer: what it answers, or an earlier one
+            return False  # the message before the answer: its question, or an earlier answer
         if speech.answers:
             (self.texts if part else self.messages).append(event.seq)
             self.from_seq = event.seq
