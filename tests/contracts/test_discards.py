@@ -280,6 +280,7 @@ async def test_an_ending_withholds_a_last_answer_that_a_hook_had_yet_to_judge(
     for batch in batches:
         await log.append(run_id, batch)
     events = await read_run(log, run_id)
+    assert msgspec.json.decode(events[-1].data)["withheld"] == [{"agent": "demo", "from_seq": 8}]
     assert [event.type for event in events][4:11] == [
         "llm.token", "llm.message", "llm.message", *["llm.redacted"] * 4,
     ]  # fmt: skip

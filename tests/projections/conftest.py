@@ -12,7 +12,6 @@ from sqlalchemy import Connection, Table, make_url, select
 from runstore.core.codec import RecordedEvent
 from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
-from runstore.database.tables import events as event_rows
 from runstore.eventlog.sql import SqlEventLog
 from runstore.projections.projection import Projection, Slot
 from tests.kit.slow import mostly_slow
@@ -33,7 +32,6 @@ class Tables:
         """Make the tables of a slot, and apply the events that the projection reads."""
         bound = projection.on(slot)
         with self.database.connect() as connection:
-            event_rows.create(connection, checkfirst=True)  # a projection may ask it for tombstones
             for table in bound.tables:
                 table.drop(connection, checkfirst=True)
                 table.create(connection)

@@ -26,6 +26,7 @@ from runstore.core.events import (
     Message,
     Redacted,
     Started,
+    WithheldText,
 )
 from runstore.core.folds.transcript import length_of
 from runstore.eventlog.admission import Append
@@ -185,9 +186,16 @@ def _break_off(
         if event.type in READ:
             speech = _read_speech(event.data)
             lasts[Redacted(agent=speech.agent, call_id=speech.call_id)].take(event, speech)
+    withheld = []
     for tombstone, last in lasts.items():
         _bury(settled, first_seq, last.unjudged, tombstone)
         _bury(settled, first_seq, last.messages, msgspec.structs.replace(tombstone, message=True))
+        if seqs := [*last.unjudged, *last.messages]:
+            withheld.append(WithheldText(tombstone.agent, min(seqs), tombstone.call_id))
+    if withheld:
+        ending = settled.events[index]
+        data = {**msgspec.json.decode(ending.data), "withheld": withheld}
+        settled.events[index] = msgspec.structs.replace(ending, data=to_json(data))
 
 
 class _Last(Struct):

@@ -19,7 +19,6 @@ from sqlalchemy import (
     Index,
     MetaData,
     Table,
-    and_,
     delete,
     select,
 )
@@ -36,10 +35,10 @@ from runstore.core.events import (
     Message,
     Purged,
     Queued,
-    Redacted,
     ToolFailed,
     ToolFinished,
     ToolStarted,
+    WithheldText,
 )
 from runstore.core.folds.run_text import input_text, value_text, words_of
 from runstore.core.folds.transcript import message_text
@@ -49,7 +48,6 @@ from runstore.database.columns import Binary, Name, Position
 from runstore.database.database import Database
 from runstore.database.full_text import IndexedWords, add_index, fill_index, merge_index
 from runstore.database.keys import rows_with
-from runstore.database.tables import events as event_rows
 from runstore.database.upserts import insert_rows
 from runstore.projections.live import live_tables
 from runstore.projections.projection import Projection, Slot
@@ -107,7 +105,8 @@ class TextProjection(Projection):
                     if discarded.reason == REDACTED:
                         _redact(connection, table, new, each, discarded)
                 case Failed.type | Cancelled.type:
-                    _remove_tombstones(connection, table, new, each.run_id)
+                    for withheld in decoded(_read_ending, each.data).withheld:
+                        _redact(connection, table, new, each, withheld)
                 case Purged.type:
                     connection.execute(delete(table).where(table.c.run_id == each.run_id))
                     new = {p: row for p, row in new.items() if row["run_id"] != each.run_id}
@@ -158,11 +157,16 @@ class _Discarded(Struct, frozen=True):
     call_id: str | None = None
 
 
+class _Ending(Struct, frozen=True):
+    withheld: list[WithheldText] = []
+
+
 _read_queued = msgspec.json.Decoder(_Queued).decode
 _read_message = msgspec.json.Decoder(_Message).decode
 _read_tool = msgspec.json.Decoder(_Tool).decode
 _read_completed = msgspec.json.Decoder(_Completed).decode
 _read_discarded = msgspec.json.Decoder(_Discarded).decode
+_read_ending = msgspec.json.Decoder(_Ending).decode
 
 
 def text_of(type: EventType, data: bytes) -> str:
@@ -235,7 +239,7 @@ def _redact(
     table: Table,
     new: dict[int, dict[str, Any]],
     each: RecordedEvent,
-    discarded: _Discarded,
+    discarded: _Discarded | WithheldText,
 ) -> None:
     """Remove the answers that the log has replaced by tombstones."""
     speaker = _speaker(discarded.agent, discarded.call_id)
@@ -247,24 +251,6 @@ def _redact(
             del new[position]
     of_it = (table.c.run_id == each.run_id, table.c.kind == ANSWER, table.c.speaker == speaker)
     connection.execute(delete(table).where(*of_it, table.c.seq >= discarded.from_seq, table.c.seq < each.seq))
-
-
-def _remove_tombstones(
-    connection: Connection, table: Table, new: dict[int, dict[str, Any]], run_id: str
-) -> None:
-    """Remove the answers that a run's ending has replaced by tombstones."""
-    answers = and_(table.c.run_id == run_id, table.c.kind == ANSWER)
-    seqs = {row.seq for row in connection.execute(select(table.c.seq).where(answers))}
-    seqs |= {row["seq"] for row in new.values() if row["run_id"] == run_id and row["kind"] == ANSWER}
-    tombstones = select(event_rows.c.seq).where(
-        event_rows.c.run_id == run_id, event_rows.c.type == Redacted.type
-    )
-    gone = {row.seq for row in rows_with(connection, tombstones, event_rows.c.seq, sorted(seqs))}
-    for position, row in list(new.items()):
-        if row["run_id"] == run_id and row["kind"] == ANSWER and row["seq"] in gone:
-            del new[position]
-    for seq in gone:
-        connection.execute(delete(table).where(answers, table.c.seq == seq))
 
 
 def _answered(connection: Connection, table: Table, run_ids: Sequence[str]) -> set[str]:

@@ -26,6 +26,7 @@ from runstore.core.events import (
     Started,
     ToolEvent,
     ToolUsage,
+    WithheldText,
 )  # fmt: skip
 from runstore.core.ids import new_run_id, parse_run_id
 
@@ -88,6 +89,9 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     list[ModelUsage]: st.lists(st.builds(ModelUsage, st.text(), st.integers(0, 2**53)), max_size=2),
     list[MessageRange]: st.lists(
         st.builds(MessageRange, last=st.tuples(st.integers(0, 9), st.integers(0, 9))), max_size=2
+    ),
+    list[WithheldText]: st.lists(
+        st.builds(WithheldText, st.text(), st.integers(0, 2**53), st.none() | st.text()), max_size=2
     ),
     list[ToolUsage]: st.lists(st.builds(ToolUsage, st.text(), st.text(), st.integers(0, 9)), max_size=2),
 }

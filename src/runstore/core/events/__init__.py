@@ -35,6 +35,7 @@ from runstore.core.events.lifecycle import Outcome as Outcome
 from runstore.core.events.lifecycle import Queued as Queued
 from runstore.core.events.lifecycle import Started as Started
 from runstore.core.events.lifecycle import StartReason as StartReason
+from runstore.core.events.lifecycle import WithheldText as WithheldText
 from runstore.core.events.llm import Context as Context
 from runstore.core.events.llm import ContextKind as ContextKind
 from runstore.core.events.llm import ContextReduced as ContextReduced

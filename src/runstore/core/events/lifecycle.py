@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar, Literal, get_args
 
+from msgspec import Struct
+
 from runstore.core.events.event import Event, EventType
 
 MultitaskStrategy = Literal["interrupt", "enqueue", "reject", "parallel"]
@@ -68,6 +70,14 @@ class Ending(Event, frozen=True):
     status: ClassVar[Outcome]
 
 
+class WithheldText(Struct, frozen=True, omit_defaults=True):
+    """An agent, or a call of it, whose text and answers from this seq on are tombstones in the log."""
+
+    agent: str
+    from_seq: int
+    call_id: str | None = None
+
+
 class Completed(Ending, frozen=True):
     """The agent finished. `result` is an object, `usage` the sum over the run's model calls.
 
@@ -86,21 +96,26 @@ class Completed(Ending, frozen=True):
 
 
 class Failed(Ending, frozen=True):
-    """The run ended in an error, including `timeout` and `worker_lost`."""
+    """The run ended in an error, including `timeout` and `worker_lost`. `withheld`: as of `Cancelled`."""
 
     type: ClassVar[EventType] = "lifecycle.failed"
     status: ClassVar[Outcome] = "error"
     code: str
     message: str
+    withheld: list[WithheldText] = []
 
 
 class Cancelled(Ending, frozen=True):
-    """The run was stopped. `forced`: the agent did not end within the grace period and was abandoned."""
+    """The run was stopped. `forced`: the agent did not end within the grace period and was abandoned.
+
+    `withheld`: the unfinished answers that this ending withholds. The log derives it.
+    """
 
     type: ClassVar[EventType] = "lifecycle.cancelled"
     status: ClassVar[Outcome] = "stopped"
     reason: str
     forced: bool = False
+    withheld: list[WithheldText] = []
 
 
 class CancelRequested(Event, frozen=True):
