@@ -21,6 +21,7 @@ from sqlalchemy import Connection, select
 
 from runstore.core.codec import EncodedEvent, RecordedEvent, encode
 from runstore.core.events import (
+    AgentStarted,
     Cancelled,
     CancelRequested,
     Completed,
@@ -116,6 +117,14 @@ class ProjectionContract:
         subject.caught_up()
         subject.assert_equal(subject.verify())
 
+    def test_an_answer_that_an_ending_withholds_comes_out_equal(self, subject: "Subject") -> None:
+        subject.write(runs=2)
+        run_id = subject.write_unjudged()
+        subject.caught_up()
+        subject.stop(run_id)
+        subject.caught_up()
+        subject.assert_equal(subject.verify())
+
     def test_purged_runs_come_out_equal(self, subject: "Subject") -> None:
         if not self.survives_purges:
             pytest.skip("the projection does not survive purges")
@@ -182,10 +191,24 @@ class Subject:
 
     def redact(self, run_id: str) -> None:
         """Withhold the answer of that run, and end it."""
-        at = OLD + 900 * DAY_MS
         redaction = Discarded(agent="writer", reason="redacted", length=len("Hello, you."))
-        ends = [encode(redaction, at=at), encode(Completed(result={"text": ""}), at=at)]
-        asyncio.run(self._append_all(lambda: [(run_id, [ends])]))
+        self._append(run_id, redaction, Completed(result={"text": ""}))
+
+    def write_unjudged(self) -> str:
+        """A run whose answer is complete, while a hook has yet to judge it."""
+        run_id = self.write_unfinished()
+        answer = {"role": "assistant", "content": [{"text": "Hello, you."}]}
+        self._append(
+            run_id,
+            AgentStarted(agent="writer", redacts=True, redacts_last=True),
+            Token(agent="writer", text="Hello, you."),
+            Message(agent="writer", message=answer),
+        )
+        return run_id
+
+    def stop(self, run_id: str) -> None:
+        """Stop that run."""
+        self._append(run_id, Cancelled(reason="user"))
 
     def purge(self) -> None:
         """Purge the old runs."""
@@ -247,6 +270,10 @@ class Subject:
     def writers(self) -> "_Writers":
         """Runs are appended in the block, all the time."""
         return _Writers(lambda: self.write(runs=1))
+
+    def _append(self, run_id: str, *events: Event) -> None:
+        encoded = [encode(event, at=OLD + 900 * DAY_MS) for event in events]
+        asyncio.run(self._append_all(lambda: [(run_id, [encoded])]))
 
     async def _append_all(self, runs: Callable[[], Iterable[tuple[str, Appends]]]) -> None:
         log = SqlEventLog(self._database, MemoryFeed(), self._inline)
